@@ -1,0 +1,172 @@
+"""What was measured for a model on a machine, kept between runs in one small file each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+import sys
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+from sssd_local.errors import ModelError
+from sssd_local.files import write_atomic
+from sssd_local.hardware.probe import ProbePoint
+from sssd_local.hardware.threads import sysctl
+
+VERSION = 1
+MAX_BYTES = 16 << 20
+DIGEST_BYTES = 1 << 20
+
+log = logging.getLogger("sssd_local")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileKey:
+    """Everything that step times depend on; profiles of other keys are never used.
+
+    `model_digest` is the blake2b of the first MiB of the file, `backend` llama.cpp's build and
+    system information, `device` what its layers are offloaded to.
+    """
+
+    model_size: int
+    model_mtime_ns: int
+    model_digest: str
+    backend: str
+    threads: int
+    threads_batch: int
+    gpu_layers: int
+    kv_type: str
+    device: str
+    system: str
+    cpu: str
+
+    def digest(self) -> str:
+        """A short name for the key, the same in every run."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def profile_key(
+    model_path: Path,
+    *,
+    backend: str,
+    threads: int,
+    threads_batch: int,
+    gpu_layers: int,
+    kv_type: str,
+    device: str = "",
+) -> ProfileKey:
+    """The key of a model file on this machine. Raises ModelError if the file cannot be read."""
+    try:
+        status = model_path.stat()
+        with model_path.open("rb") as file:
+            head = file.read(DIGEST_BYTES)
+    except OSError as error:
+        raise ModelError(
+            f"cannot read the model file {model_path}: {error.strerror or error}; check the path "
+            "and its permissions"
+        ) from error
+    return ProfileKey(
+        model_size=status.st_size,
+        model_mtime_ns=status.st_mtime_ns,
+        model_digest=hashlib.blake2b(head, digest_size=16).hexdigest(),
+        backend=backend,
+        threads=threads,
+        threads_batch=threads_batch,
+        gpu_layers=gpu_layers,
+        kv_type=kv_type,
+        device=device,
+        system=f"{platform.system()} {platform.machine()}",
+        cpu=cpu_name(),
+    )
+
+
+def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name as its maker gives it, or what the platform knows of it."""
+    if sys.platform == "darwin":
+        value = sysctl("machdep.cpu.brand_string")
+        return value.rstrip(b"\0").decode(errors="replace") if value else platform.processor()
+    try:
+        lines = cpuinfo.read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        name, _, value_text = line.partition(":")
+        if name.strip() in ("model name", "Model", "Hardware") and value_text.strip():
+            return value_text.strip()
+    return platform.processor()
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Cost points, and a calibration state made of what JSON can hold (None: none was kept)."""
+
+    points: tuple[ProbePoint, ...]
+    calibration: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        alone = {point.context_length for point in self.points}
+        alone -= {point.context_length for point in self.points if point.width == 1}
+        if not self.points or alone:
+            raise ValueError("a profile must have the one-token step of each context length")
+
+
+class ProfileStore:
+    """Profiles in a folder, one file per key. Never a reason to fail: what cannot be read or
+    written is noted in the log and measured again."""
+
+    def __init__(self, folder: Path) -> None:
+        """The folder is created when the first profile is saved."""
+        self.folder = folder
+
+    def path(self, key: ProfileKey) -> Path:
+        """The file of a key."""
+        return self.folder / f"{key.digest()}.json"
+
+    def load(self, key: ProfileKey) -> Profile | None:
+        """The profile kept for exactly this key; None if there is none or it is of no use."""
+        path = self.path(key)
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
+            if len(data) > MAX_BYTES:
+                raise ValueError("it is too large")
+            return _parse(data, key)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            log.warning("ignoring the profile %s, measuring again: %s", path.name, error)
+            return None
+
+    def save(self, key: ProfileKey, profile: Profile) -> bool:
+        """Keeps a profile, replacing an older one; False if that was not possible."""
+        path = self.path(key)
+        content = {
+            "version": VERSION,
+            "key": asdict(key),
+            "points": [astuple(point) for point in profile.points],
+            "calibration": profile.calibration,
+        }
+        try:
+            write_atomic(path, json.dumps(content, allow_nan=False).encode())
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            log.warning("the profile %s is not kept: %s", path.name, error)
+            return False
+        return True
+
+
+def _parse(data: bytes, key: ProfileKey) -> Profile:
+    content = json.loads(data)
+    if not isinstance(content, dict):
+        raise ValueError("it is not a profile")
+    if content.get("version") != VERSION:
+        raise ValueError(f"it has version {content.get('version')!r:.20}, not {VERSION}")
+    if content.get("key") != asdict(key):
+        raise ValueError("it is of another model or machine")
+    points, calibration = content.get("points"), content.get("calibration")
+    if not isinstance(points, list) or not isinstance(calibration, dict | None):
+        raise ValueError("it is damaged")
+    return Profile(tuple(ProbePoint(*point) for point in points), calibration)
