@@ -1,0 +1,134 @@
+"""The llama.cpp library through llama-cpp-python: imported and checked here and nowhere else.
+
+`C` is the ctypes binding. model.py, context.py and chain.py wrap its models, contexts and samplers;
+nothing outside these four files knows ctypes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import sys
+from collections import deque
+from typing import Any
+
+from sssd_local.errors import BackendError
+
+TESTED_VERSIONS = "0.3.36 (accepted: 0.3.36 and later 0.3 releases)"
+
+_SYMBOLS = (
+    "llama_batch",
+    "llama_context_default_params",
+    "llama_decode",
+    "llama_free",
+    "llama_get_logits",
+    "llama_get_memory",
+    "llama_init_from_model",
+    "llama_log_set",
+    "llama_max_devices",
+    "llama_memory_clear",
+    "llama_memory_seq_cp",
+    "llama_memory_seq_pos_max",
+    "llama_memory_seq_rm",
+    "llama_model_chat_template",
+    "llama_model_default_params",
+    "llama_model_desc",
+    "llama_model_free",
+    "llama_model_get_vocab",
+    "llama_model_has_decoder",
+    "llama_model_has_encoder",
+    "llama_model_is_hybrid",
+    "llama_model_is_recurrent",
+    "llama_model_load_from_file",
+    "llama_model_meta_val_str",
+    "llama_model_n_ctx_train",
+    "llama_model_n_params",
+    "llama_model_n_swa",
+    "llama_model_size",
+    "llama_print_system_info",
+    "llama_sampler_accept",
+    "llama_sampler_apply",
+    "llama_sampler_chain_add",
+    "llama_sampler_chain_default_params",
+    "llama_sampler_chain_init",
+    "llama_sampler_free",
+    "llama_sampler_init_dist",
+    "llama_sampler_init_grammar",
+    "llama_sampler_init_greedy",
+    "llama_sampler_init_logit_bias",
+    "llama_sampler_init_min_p",
+    "llama_sampler_init_penalties",
+    "llama_sampler_init_temp",
+    "llama_sampler_init_top_k",
+    "llama_sampler_init_top_p",
+    "llama_sampler_init_typical",
+    "llama_set_abort_callback",
+    "llama_set_n_threads",
+    "llama_supports_gpu_offload",
+    "llama_synchronize",
+    "llama_token_data_array",
+    "llama_token_to_piece",
+    "llama_tokenize",
+    "llama_version",
+    "llama_vocab_bos",
+    "llama_vocab_eos",
+    "llama_vocab_get_add_bos",
+    "llama_vocab_is_eog",
+    "llama_vocab_n_tokens",
+)
+
+
+def _load_library() -> Any:
+    try:
+        import llama_cpp.llama_cpp as library
+    except (ImportError, AttributeError, OSError, RuntimeError) as error:
+        raise BackendError(
+            f"llama-cpp-python cannot be loaded ({error}); reinstall it, tested: {TESTED_VERSIONS}"
+        ) from error
+    missing = [name for name in _SYMBOLS if not hasattr(library, name)]
+    if missing:
+        version = importlib.metadata.version("llama-cpp-python")
+        raise BackendError(
+            f"llama-cpp-python {version} lacks {', '.join(missing)}; "
+            f"install a tested version: {TESTED_VERSIONS}"
+        )
+    return library
+
+
+C = _load_library()
+
+
+class _Log:
+    """Takes llama.cpp's log: shown with -v, and its last complaints kept for error messages."""
+
+    def __init__(self) -> None:
+        self.verbose = False
+        self.complaints: deque[str] = deque(maxlen=4)
+        # The reference must live as long as the process: llama.cpp keeps the pointer.
+        self._callback = C.llama_log_callback(self._take)
+
+    def start(self, verbose: bool) -> None:
+        self.verbose = verbose
+        self.complaints.clear()
+        C.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def _take(self, level: int, text: bytes, _: object) -> None:
+        line = text.decode("utf-8", "replace")
+        if level == 3 and line.strip():
+            self.complaints.append(line.strip().split(": ", 1)[-1])
+        if self.verbose:
+            print(line, end="", file=sys.stderr, flush=True)
+
+    def reason(self) -> str:
+        """llama.cpp's first complaint since the start, in brackets, or ""."""
+        return f" ({self.complaints[0]})" if self.complaints else ""
+
+
+log = _Log()
+
+
+def build_name() -> str:
+    """Names the llama.cpp build: package version, library version and CPU or GPU features."""
+    version = importlib.metadata.version("llama-cpp-python")
+    library = C.llama_version().decode("utf-8", "replace")
+    return f"{version}/{library}/{C.llama_print_system_info().decode('utf-8', 'replace').strip()}"

@@ -1,0 +1,214 @@
+"""A KV cache and the batches evaluated into it.
+
+Sizes are checked before each call where llama.cpp would abort the process: more tokens than the
+batch holds, positions past the context, ids outside the vocabulary.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sssd_local.config import MAX_WIDTH, ModelConfig
+from sssd_local.draft.tree import Float32Array, Int32Array
+from sssd_local.engine.backend import C, log
+from sssd_local.engine.memory import available_bytes, choose_ctx
+from sssd_local.engine.model import Model
+from sssd_local.errors import BackendError, Cancelled, ModelError
+
+NUM_SEQUENCES = 8
+BATCH_TOKENS = 512
+
+_GGML_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
+_FLASH_AUTO, _FLASH_OFF, _FLASH_ON = -1, 0, 1
+
+
+class SequenceSets(NamedTuple):
+    """Which sequence ids each batch row carries: int32 ids [rows, NUM_SEQUENCES], counts [rows]."""
+
+    ids: Int32Array
+    counts: Int32Array
+
+
+class Context:
+    """A KV cache and the batches evaluated into it.
+
+    `num_sequences` ids share one committed prefix so that tree branches can be told apart
+    (llama-kv-cache.cpp: a query sees the cells that carry its own first id). `ctx` is the limit the
+    user asked for; llama.cpp pads its own. Raises ModelError when the context does not fit.
+    """
+
+    def __init__(self, model: Model, config: ModelConfig, threads: int, threads_batch: int) -> None:
+        self.model = model
+        self.num_vocab = model.facts.num_vocab
+        self.num_sequences = 1 if model.facts.recurrent else NUM_SEQUENCES
+        self.ctx = choose_ctx(model.facts, config, available_bytes())
+        self._handle = self._create(config, threads, threads_batch)
+        self._memory = C.llama_get_memory(self._handle)
+        self._num_rows = 0
+        self.decode_seconds = 0.0
+        self._allocate_batch()
+
+    def _create(self, config: ModelConfig, threads: int, threads_batch: int) -> Any:
+        params = C.llama_context_default_params()
+        params.n_ctx = self.ctx
+        params.n_batch = params.n_ubatch = BATCH_TOKENS
+        params.n_seq_max = self.num_sequences
+        params.n_outputs_max = max(MAX_WIDTH, self.num_sequences)
+        params.n_threads, params.n_threads_batch = threads, threads_batch
+        params.type_k = params.type_v = _GGML_TYPES[config.kv_type]
+        params.flash_attn_type = self._flash_attention(config.kv_type)
+        params.swa_full = params.kv_unified = params.offload_kqv = params.no_perf = True
+        handle = C.llama_init_from_model(self.model.handle, params)
+        if not handle:
+            raise ModelError(
+                f"a context of {self.ctx} tokens cannot be created{log.reason()}; "
+                "try a smaller --ctx or another --kv-type"
+            )
+        return handle
+
+    def _flash_attention(self, kv_type: str) -> int:
+        """On a CPU its cost grows row by row below 64 rows; a quantised V cannot do without."""
+        if kv_type == "q8_0":
+            return _FLASH_ON
+        return _FLASH_AUTO if self.model.gpu and self.model.gpu_layers else _FLASH_OFF
+
+    def _allocate_batch(self) -> None:
+        rows = BATCH_TOKENS
+        self._tokens = np.zeros(rows, np.int32)
+        self._positions = np.zeros(rows, np.int32)
+        self._wanted = np.zeros(rows, np.int8)
+        self._counts = np.zeros(rows, np.int32)
+        self._all_ids = np.arange(self.num_sequences, dtype=np.int32)
+        self._ids = np.tile(self._all_ids, (rows, 1))
+        stride = self._ids.strides[0]
+        self._id_rows = self._ids.ctypes.data + stride * np.arange(rows, dtype=np.uint64)
+        self._batch = C.llama_batch()
+        int32 = ctypes.POINTER(ctypes.c_int32)
+        self._batch.token = self._tokens.ctypes.data_as(int32)
+        self._batch.pos = self._positions.ctypes.data_as(int32)
+        self._batch.n_seq_id = self._counts.ctypes.data_as(int32)
+        self._batch.seq_id = self._id_rows.ctypes.data_as(ctypes.POINTER(int32))
+        self._batch.logits = self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
+
+    def decode_prompt(
+        self,
+        tokens: Int32Array,
+        position: int,
+        *,
+        logits: bool,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> None:
+        """Evaluates a piece of prompt (≤ BATCH_TOKENS) on sequence 0, with or without last logits.
+
+        `should_stop` is asked between operations on a CPU; Cancelled is raised when it says so, and
+        what it raises itself comes out of here.
+        """
+        rows = len(tokens)
+        self._fill(tokens, position + np.arange(rows, dtype=np.int32))
+        self._counts[:rows] = 1
+        self._wanted[:rows] = 0
+        self._wanted[rows - 1] = logits
+        if should_stop is None:
+            self._run(rows, 1 if logits else 0)
+            return
+        interruption: list[BaseException] = []
+
+        def abort(_: object) -> bool:
+            try:
+                return bool(interruption) or should_stop()
+            except BaseException as error:  # noqa: BLE001 - ctypes would print and lose it
+                interruption.append(error)
+                return True
+
+        callback = C.ggml_abort_callback(abort)
+        C.llama_set_abort_callback(self._handle, callback, None)
+        try:
+            self._run(rows, 1 if logits else 0)
+        except (BackendError, Cancelled):
+            if interruption:
+                raise interruption[0] from None
+            raise
+        finally:
+            C.llama_set_abort_callback(self._handle, C.ggml_abort_callback(0), None)
+
+    def decode_rows(
+        self, tokens: Int32Array, positions: Int32Array, sequences: SequenceSets | None
+    ) -> None:
+        """Evaluates a verify batch, logits for all rows; without `sequences` all ids ride along."""
+        rows = len(tokens)
+        self._fill(tokens, positions)
+        self._wanted[:rows] = 1
+        if sequences is None:
+            self._counts[:rows] = self.num_sequences
+            self._run(rows, rows)
+            return
+        self._ids[:rows], self._counts[:rows] = sequences
+        try:
+            self._run(rows, rows)
+        finally:
+            self._ids[:rows] = self._all_ids
+
+    def _fill(self, tokens: Int32Array, positions: Int32Array) -> None:
+        rows = len(tokens)
+        if self._handle is None:
+            raise BackendError("the model is closed")
+        if not 0 < rows <= BATCH_TOKENS:
+            raise BackendError(f"a batch has 1 to {BATCH_TOKENS} tokens, not {rows}")
+        if int(positions[0]) < 0 or int(positions.max()) >= self.ctx:
+            raise BackendError(f"position {int(positions.max())} is past the context ({self.ctx})")
+        if int(tokens.min()) < 0 or int(tokens.max()) >= self.num_vocab:
+            raise BackendError(f"token ids must be from 0 to {self.num_vocab - 1}")
+        self._tokens[:rows] = tokens
+        self._positions[:rows] = positions
+
+    def _run(self, rows: int, num_logits: int) -> None:
+        self._num_rows = 0
+        self._batch.n_tokens = rows
+        start = time.perf_counter()
+        result = C.llama_decode(self._handle, self._batch)
+        C.llama_synchronize(self._handle)
+        self.decode_seconds = time.perf_counter() - start
+        if result == 2:
+            raise Cancelled("the evaluation was stopped")
+        if result != 0:
+            raise BackendError(f"llama.cpp could not evaluate a batch: code {result}{log.reason()}")
+        self._num_rows = num_logits
+
+    @property
+    def logits(self) -> Float32Array:
+        """Logits of the last batch: a view, float32 [rows with logits, vocabulary]."""
+        if not self._num_rows:
+            raise BackendError("the last batch has no logits")
+        pointer = C.llama_get_logits(self._handle)
+        return np.ctypeslib.as_array(pointer, (self._num_rows, self.num_vocab))
+
+    def set_threads(self, threads: int, threads_batch: int) -> None:
+        """Threads for one-token steps and for wider batches."""
+        C.llama_set_n_threads(self._handle, threads, threads_batch)
+
+    def clear(self) -> None:
+        """Empties the cache."""
+        C.llama_memory_clear(self._memory, False)
+
+    def remove(self, sequence: int, start: int) -> bool:
+        """Removes a sequence's cells from position `start` on (-1: of all); False if it cannot."""
+        return bool(C.llama_memory_seq_rm(self._memory, sequence, start, -1))
+
+    def copy(self, source: int, target: int, start: int, end: int) -> None:
+        """Lets `target` share the cells of `source` at positions start ≤ p < end."""
+        C.llama_memory_seq_cp(self._memory, source, target, start, end)
+
+    def last_position(self, sequence: int) -> int:
+        """The last position a sequence holds, -1 when it is empty."""
+        return int(C.llama_memory_seq_pos_max(self._memory, sequence))
+
+    def close(self) -> None:
+        """Frees the cache; doing it twice is harmless."""
+        if self._handle is not None:
+            handle, self._handle = self._handle, None
+            C.llama_free(handle)

@@ -1,0 +1,203 @@
+"""The decode loop: draft, size, verify, keep, observe, emit.
+
+`answer` is the whole of it; the sections of DESIGN and of the method's paper (arXiv 2411.05894)
+appear as one line each. `Engine` holds what outlives an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+import numpy as np
+
+from sssd_local.config import MAX_WIDTH
+from sssd_local.draft.drafter import Drafter
+from sssd_local.draft.tree import DraftTree, Int32Array, TokenSource, empty_tree
+from sssd_local.engine.context import BATCH_TOKENS, Context
+from sssd_local.engine.kv import Ledger, leaf_masks, sequence_sets
+from sssd_local.engine.model import Model
+from sssd_local.engine.output import Clock, Output, StepResult
+from sssd_local.engine.sampling import Sampler
+from sssd_local.engine.verify import Verdict, verify
+from sssd_local.errors import Cancelled, ContextFullError
+from sssd_local.hardware.sizer import Sizer
+
+# A piece is evaluated between two looks at the clock; the abort callback answers within it.
+PROMPT_PIECE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One answer to produce.
+
+    `prompt`: int32 [n]. `make_room(history)` returns a shorter history that ends the same, or None
+    to stop, when the context is full. `progress(done, total)` hears of evaluated prompt tokens.
+    """
+
+    prompt: Int32Array
+    sampler: Sampler
+    max_tokens: int | None
+    stop: tuple[str, ...]
+    make_room: Callable[[Int32Array], Int32Array | None]
+    should_stop: Callable[[], bool]
+    progress: Callable[[int, int], None] | None = None
+
+
+def answer(engine: Engine, request: Request) -> Generator[StepResult, None, None]:
+    """Yields an answer step by step; model, history and sources agree however it is left."""
+    output = Output(engine.model, request.max_tokens, request.stop)
+    try:
+        root = engine.evaluate_prompt(request)
+        yield output.take((root,), (TokenSource.MODEL,), Clock())
+        while output.finish_reason is None:
+            clock = Clock()
+            if request.should_stop():
+                yield output.end("cancelled")
+            elif not engine.make_room(root, request):
+                yield output.end("length")
+            else:
+                tree = engine.draft(output.max_depth)
+                clock.drafted()
+                masks = engine.decode(root, tree)
+                clock.decode_seconds = engine.context.decode_seconds
+                verdict = verify(tree, engine.context.logits, request.sampler, engine.model.is_eog)
+                engine.keep(root, tree, masks, verdict)
+                engine.observe(tree, verdict, clock)
+                root = verdict.token
+                yield output.emit(tree, verdict, clock)
+    finally:
+        request.sampler.close()
+        engine.settle(request, output)
+
+
+class Engine:
+    """Model, cache, drafter and sizer, and what they hold between answers."""
+
+    def __init__(
+        self, model: Model, context: Context, drafter: Drafter, sizer: Sizer, width: int | None
+    ) -> None:
+        """`width` None sizes drafts by cost, 1 never drafts, more tests width − 1 nodes a step."""
+        self.model = model
+        self.context = context
+        self.drafter = drafter
+        self.sizer = sizer
+        self.width = 1 if model.facts.recurrent else width
+        self.ledger = Ledger(context, can_roll_back=not model.facts.recurrent)
+        self.reused_tokens = 0
+        self._offset = 0
+        self._one_token = np.zeros(1, np.int32)
+        self._one_position = np.zeros(1, np.int32)
+
+    def evaluate_prompt(self, request: Request) -> int:
+        """Brings the prompt into the cache, as far as it is not there, and samples after it."""
+        prompt = request.prompt
+        if len(prompt) == 0:
+            raise ContextFullError("the prompt is empty; nothing can be continued")
+        if len(prompt) >= self.context.ctx:
+            raise ContextFullError(
+                f"the prompt has {len(prompt)} tokens, the context holds {self.context.ctx} with "
+                "the answer; shorten it or use a larger --ctx"
+            )
+        self._offset = len(prompt)
+        self.reused_tokens = self.ledger.reuse(prompt)
+        self._evaluate(prompt[self.reused_tokens :], request, logits=True)
+        if self.width != 1:
+            self.drafter.sync(prompt)
+            self.sizer.begin()
+        root = request.sampler.sample(self.context.logits[0])
+        if self.width != 1:
+            self.drafter.observe(empty_tree(), [], [root])
+        return root
+
+    def _evaluate(self, tokens: Int32Array, request: Request, *, logits: bool) -> None:
+        for start in range(0, len(tokens), PROMPT_PIECE):
+            piece = tokens[start : start + PROMPT_PIECE]
+            if request.should_stop():
+                raise Cancelled("stopped while the prompt was evaluated")
+            last = start + len(piece) == len(tokens)
+            self.context.decode_prompt(
+                piece,
+                self.ledger.length,
+                logits=logits and last,
+                should_stop=None if len(tokens) < 2 else request.should_stop,
+            )
+            self.ledger.commit_prompt(piece)
+            if request.progress is not None:
+                request.progress(start + len(piece), len(tokens))
+
+    def make_room(self, root: int, request: Request) -> bool:
+        """True when the context takes another token, after shortening the history if need be."""
+        if self.ledger.room > 0:
+            return True
+        before = self.ledger.length
+        history = np.append(self.ledger.tokens, np.int32(root))
+        shorter = request.make_room(history)
+        if shorter is None or len(shorter) > self.context.ctx or len(shorter) < 1:
+            return False
+        kept = self.ledger.reuse(shorter)
+        self._evaluate(shorter[kept:-1], request, logits=False)
+        self._offset -= before - self.ledger.length
+        return True
+
+    def draft(self, max_depth: int) -> DraftTree:
+        """The tree that pays best now; empty for plain decoding."""
+        room = min(self.ledger.room - 1, MAX_WIDTH - 1, BATCH_TOKENS - 1)
+        if self.width == 1 or room < 1 or max_depth < 1:
+            return empty_tree()
+        if self.width is not None:
+            return self.drafter.draft(_FLAT, min(room, self.width - 1), max_depth)
+        if not self.sizer.allows():
+            return self.drafter.draft(_FLAT, 0, 0)
+        costs = self.sizer.costs(self.ledger.length)
+        tree = self.drafter.draft(costs, room, max_depth)
+        return tree.prefix(self.sizer.choose(tree.probs, costs))
+
+    def decode(self, root: int, tree: DraftTree) -> list[int] | None:
+        """Evaluates root and nodes in one batch; returns the nodes' sequence masks."""
+        length = self.ledger.length
+        if not len(tree):
+            self._one_token[0], self._one_position[0] = root, length
+            self.context.decode_rows(self._one_token, self._one_position, None)
+            return None
+        masks = leaf_masks(tree.parents.tolist())
+        tokens = np.concatenate((np.array([root], np.int32), tree.tokens))
+        positions = np.concatenate((np.array([0], np.int32), tree.depths)) + np.int32(length)
+        sets = None if masks is None else sequence_sets(masks)
+        self.context.decode_rows(tokens, positions, sets)
+        return masks
+
+    def keep(self, root: int, tree: DraftTree, masks: list[int] | None, verdict: Verdict) -> None:
+        """Commits the root and the accepted path."""
+        self.ledger.commit_step(root, tree, masks, verdict.path)
+
+    def observe(self, tree: DraftTree, verdict: Verdict, clock: Clock) -> None:
+        """Lets the drafter learn what came true and the cost model what it cost."""
+        if self.width == 1:
+            return
+        new_tokens = tree.tokens[verdict.path].tolist() if verdict.path else []
+        self.drafter.observe(tree, verdict.path, [*new_tokens, verdict.token])
+        context_length = self.ledger.length - 1 - len(verdict.path)
+        self.sizer.observe(
+            tree.probs, len(verdict.path), context_length, clock.decode_seconds, clock.draft_seconds
+        )
+
+    def settle(self, request: Request, output: Output) -> None:
+        """Makes cache, history and sources agree on what was emitted, wherever it stopped."""
+        self.ledger.restore()
+        self.ledger.roll_back(self._offset + len(output.token_ids))
+        if self.width != 1:
+            history = np.array(output.token_ids, np.int32)
+            self.drafter.sync(np.concatenate((request.prompt, history)))
+
+    def plain_seconds(self) -> float | None:
+        """Seconds of a one-token step at the present context, if it was measured."""
+        return self.sizer.plain_seconds(self.ledger.length)
+
+    def reset(self) -> None:
+        """Forgets all text; what was learned about odds and costs stays."""
+        self.ledger.clear()
+        self.drafter.reset()
+
+
+_FLAT = np.ones(MAX_WIDTH)

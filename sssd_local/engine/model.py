@@ -1,0 +1,223 @@
+"""A model's weights and vocabulary."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sssd_local.config import ModelConfig
+from sssd_local.draft.tree import Int32Array
+from sssd_local.engine.backend import C, log
+from sssd_local.errors import BackendError, ModelError
+
+# The architectures of llama.cpp whose graphs read position_embd (llama.cpp, src/models).
+LEARNED_POSITIONS = frozenset({"gpt2", "mpt", "starcoder"})
+
+logger = logging.getLogger("sssd_local")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a loaded model says about itself; `kv_values` is K and V values per token."""
+
+    architecture: str
+    description: str
+    num_vocab: int
+    num_parameters: int
+    size_bytes: int
+    trained_ctx: int
+    sliding_window: int
+    kv_values: int
+    recurrent: bool
+    learned_positions: bool
+    add_bos: bool
+    bos: str
+    eos: str
+    chat_template: str | None
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise ModelError(f"{path}: there is no such file; give the path of a GGUF model")
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder; give the path of a GGUF file in it")
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+    if magic != b"GGUF":
+        what = "is empty" if not magic else "is not a GGUF file"
+        raise ModelError(f"{path} {what}; models for llama.cpp end in .gguf")
+
+
+class Model:
+    """A GGUF's weights and vocabulary in memory.
+
+    `progress(fraction)` is called while loading; an exception it raises (Ctrl-C too) ends the load
+    and comes out of the constructor. Raises ModelError with llama.cpp's reason.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        config: ModelConfig,
+        progress: Callable[[float], None] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._handle: Any = None
+        _check_file(self.path)
+        log.start(config.verbose)
+        self.gpu = bool(C.llama_supports_gpu_offload())
+        self.gpu_layers = self._gpu_layers(config.gpu_layers)
+        self._handle = self._load(progress)
+        self._vocab = C.llama_model_get_vocab(self._handle)
+        self.facts = self._read_facts()
+        self._pieces: dict[int, bytes] = {}
+        self._ends: dict[int, bool] = {}
+
+    def _gpu_layers(self, wanted: int | None) -> int:
+        if not self.gpu:
+            if wanted:
+                logger.warning("this llama.cpp build has no GPU support; --gpu-layers is ignored")
+            return 0
+        return -1 if wanted is None else wanted
+
+    def _load(self, progress: Callable[[float], None] | None) -> Any:
+        interruption: list[BaseException] = []
+
+        def report(fraction: float, _: object) -> bool:
+            try:
+                if progress is not None:
+                    progress(fraction)
+            except BaseException as error:  # noqa: BLE001 - ctypes would print and lose it
+                interruption.append(error)
+            return not interruption
+
+        callback = C.llama_progress_callback(report)
+        params = C.llama_model_default_params()
+        params.n_gpu_layers = self.gpu_layers
+        params.progress_callback = callback
+        handle = C.llama_model_load_from_file(os.fsencode(self.path), params)
+        if interruption:
+            if handle:
+                C.llama_model_free(handle)
+            raise interruption[0]
+        if not handle:
+            raise ModelError(f"{self.path} cannot be loaded{log.reason()}; the file may be damaged")
+        return handle
+
+    def _read_facts(self) -> ModelFacts:
+        architecture = self._metadata("general.architecture") or "unknown"
+        if not C.llama_model_has_decoder(self._handle) or C.llama_model_has_encoder(self._handle):
+            raise ModelError(f"{self.path} is a {architecture} model, which does not write text")
+        recurrent = bool(
+            C.llama_model_is_recurrent(self._handle) or C.llama_model_is_hybrid(self._handle)
+        )
+        template = C.llama_model_chat_template(self._handle, None)
+        text = ctypes.create_string_buffer(256)
+        C.llama_model_desc(self._handle, text, 256)
+        return ModelFacts(
+            architecture=architecture,
+            description=text.value.decode("utf-8", "replace"),
+            num_vocab=C.llama_vocab_n_tokens(self._vocab),
+            num_parameters=C.llama_model_n_params(self._handle),
+            size_bytes=C.llama_model_size(self._handle),
+            trained_ctx=C.llama_model_n_ctx_train(self._handle),
+            sliding_window=C.llama_model_n_swa(self._handle),
+            kv_values=self._kv_values(architecture),
+            recurrent=recurrent,
+            learned_positions=architecture in LEARNED_POSITIONS,
+            add_bos=bool(C.llama_vocab_get_add_bos(self._vocab)),
+            bos=self._special_text(C.llama_vocab_bos(self._vocab)),
+            eos=self._special_text(C.llama_vocab_eos(self._vocab)),
+            chat_template=template.decode("utf-8", "replace") if template else None,
+        )
+
+    def _kv_values(self, architecture: str) -> int:
+        heads = max(C.llama_model_n_head(self._handle), 1)
+        width = C.llama_model_n_embd(self._handle) // heads
+        key = self._metadata(f"{architecture}.attention.key_length") or str(width)
+        value = self._metadata(f"{architecture}.attention.value_length") or str(width)
+        layers, kv_heads = (
+            C.llama_model_n_layer(self._handle),
+            C.llama_model_n_head_kv(self._handle),
+        )
+        return int(layers * max(kv_heads, 1) * (int(key) + int(value)))
+
+    def _metadata(self, key: str) -> str | None:
+        text = ctypes.create_string_buffer(1024)
+        size = C.llama_model_meta_val_str(self._handle, key.encode(), text, len(text))
+        return text.value.decode("utf-8", "replace") if size >= 0 else None
+
+    def _special_text(self, token: int) -> str:
+        return self._read_piece(token, True).decode("utf-8", "replace") if token >= 0 else ""
+
+    def is_eog(self, token: int) -> bool:
+        """True for tokens that end an answer, and for NO_TOKEN."""
+        found = self._ends.get(token)
+        if found is None:
+            found = self._ends[token] = token < 0 or bool(C.llama_vocab_is_eog(self._vocab, token))
+        return found
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Int32Array:
+        """Token ids of a text, int32 [n]; `add_special` adds BOS where the model wants it."""
+        self._check_open()
+        data = text.encode("utf-8", "surrogatepass")
+        room = len(data) + 8
+        while True:
+            ids = np.empty(room, np.int32)
+            pointer = ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+            count = C.llama_tokenize(
+                self._vocab, data, len(data), pointer, room, add_special, parse_special
+            )
+            if count >= 0:
+                return ids[:count].copy()
+            if -count <= room:
+                raise BackendError("the text is too long to be tokenised")
+            room = -count
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token stands for; control tokens stand for none."""
+        found = self._pieces.get(token)
+        if found is None:
+            found = self._pieces[token] = self._read_piece(token, False)
+        return found
+
+    def _read_piece(self, token: int, special: bool) -> bytes:
+        room = 64
+        while True:
+            text = ctypes.create_string_buffer(room)
+            size = C.llama_token_to_piece(self._vocab, token, text, room, 0, special)
+            if size >= 0:
+                return text.raw[:size]
+            room = -size
+
+    def _check_open(self) -> None:
+        if self._handle is None:
+            raise BackendError("the model is closed")
+
+    @property
+    def handle(self) -> Any:
+        """llama.cpp's model pointer."""
+        self._check_open()
+        return self._handle
+
+    @property
+    def vocab(self) -> Any:
+        """llama.cpp's vocabulary pointer."""
+        self._check_open()
+        return self._vocab
+
+    def close(self) -> None:
+        """Frees the weights; doing it twice is harmless."""
+        if self._handle is not None:
+            handle, self._handle = self._handle, None
+            C.llama_model_free(handle)
