@@ -120,6 +120,9 @@ class SamplingConfig:
             _require_integer("logit_bias token", token, 0)
             good = isinstance(bias, int | float) and not math.isnan(bias) and bias != math.inf
             _require(good, f"logit_bias of token {token} must be a number, got {bias!r}")
+        for name in ("grammar", "json_schema"):
+            text = getattr(self, name)
+            _require(text is None or text.strip() != "", f"{name} is empty")
         _require(
             self.grammar is None or self.json_schema is None,
             "grammar and json_schema cannot be used together; choose one",

@@ -25,7 +25,7 @@ _SYMBOLS = (
     "llama_get_memory",
     "llama_init_from_model",
     "llama_log_set",
-    "llama_max_devices",
+    "llama_logit_bias",
     "llama_memory_clear",
     "llama_memory_seq_cp",
     "llama_memory_seq_pos_max",
@@ -42,6 +42,10 @@ _SYMBOLS = (
     "llama_model_load_from_file",
     "llama_model_meta_val_str",
     "llama_model_n_ctx_train",
+    "llama_model_n_embd",
+    "llama_model_n_head",
+    "llama_model_n_head_kv",
+    "llama_model_n_layer",
     "llama_model_n_params",
     "llama_model_n_swa",
     "llama_model_size",
@@ -98,6 +102,10 @@ def _load_library() -> Any:
 C = _load_library()
 
 
+# GGML_LOG_LEVEL_ERROR of ggml.h.
+_ERROR = 4
+
+
 class _Log:
     """Takes llama.cpp's log: shown with -v, and its last complaints kept for error messages."""
 
@@ -114,7 +122,7 @@ class _Log:
 
     def _take(self, level: int, text: bytes, _: object) -> None:
         line = text.decode("utf-8", "replace")
-        if level == 3 and line.strip():
+        if level == _ERROR and line.strip():
             self.complaints.append(line.strip().split(": ", 1)[-1])
         if self.verbose:
             print(line, end="", file=sys.stderr, flush=True)

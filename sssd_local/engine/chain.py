@@ -63,10 +63,10 @@ def new_logit_bias(num_vocab: int, bias: dict[int, float]) -> Any:
 
 
 def new_penalties(
-    last_n: int, repeat: float, frequency: float, presence: float, prompt: Any
+    num_vocab: int, last_n: int, repeat: float, frequency: float, presence: float, prompt: Any
 ) -> Any:
     """A sampler of penalties that has already seen the prompt's last tokens (int32 [n])."""
-    link = C.llama_sampler_init_penalties(last_n, repeat, frequency, presence)
+    link = C.llama_sampler_init_penalties(num_vocab, last_n, repeat, frequency, presence)
     for token in prompt[-last_n:].tolist() if last_n else ():
         C.llama_sampler_accept(link, token)
     return link

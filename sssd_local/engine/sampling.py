@@ -92,6 +92,7 @@ def _links(model: Model, config: SamplingConfig, prompt: Int32Array) -> Iterator
         yield chain.new_logit_bias(model.facts.num_vocab, dict(config.logit_bias))
     if _penalised(config):
         yield chain.new_penalties(
+            model.facts.num_vocab,
             config.penalty_last_n,
             config.repeat_penalty,
             config.frequency_penalty,

@@ -1,0 +1,97 @@
+"""How many draft nodes pay on this machine, and whether speculation has been paying at all."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32Array = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
+
+MARGIN = 0.03
+
+
+def best_size(
+    probs: Float32Array,
+    costs: Float64Array,
+    *,
+    draft_seconds: float = 0.0,
+    margin: float = MARGIN,
+    optimism: float = 1.0,
+) -> int:
+    """How many of the first nodes to test: the most expected tokens per second.
+
+    `probs` [n]: path probabilities, non-increasing; `costs` [≥ n + 1]: seconds of a verify batch
+    of i + 1 tokens, inf where a width is not offered. Sizes are judged by
+    (1 + optimism · Σ probs) / (costs[size] + draft_seconds), all of them, because curves are
+    saw-toothed; the result is 0 unless plain decoding is beaten by `margin`.
+    """
+    size = min(len(probs), len(costs) - 1)
+    if size < 1:
+        return 0
+    rates = np.cumsum(probs[:size], dtype=np.float64)
+    rates *= optimism
+    rates += 1.0
+    rates /= costs[1 : size + 1] + draft_seconds
+    best = int(rates.argmax())
+    return best + 1 if rates[best] * costs[0] > 1.0 + margin else 0
+
+
+class Account:
+    """Whether speculation pays in this answer: expected against realised, in tokens and in time.
+
+    Realised over predicted tokens, shrunk towards 1, scales the next predictions (`optimism`).
+    The time won or lost against plain decoding is kept with slow forgetting; once it falls below
+    the loss allowed, speculation rests for some steps and is then tried again, resting longer
+    each time it fails.
+    """
+
+    SHRINK_TOKENS = 8.0
+    CARRIED = 0.5
+    LEAST_OPTIMISM = 0.5
+    MOST_OPTIMISM = 1.1
+    KEEP = 0.98
+    ALLOWED_LOSS = 4.0
+    FIRST_REST = 16
+    LONGEST_REST = 256
+
+    def __init__(self) -> None:
+        self._predicted = 0.0
+        self._accepted = 0.0
+        self._gain = 0.0
+        self._resting = 0
+        self._next_rest = self.FIRST_REST
+
+    @property
+    def optimism(self) -> float:
+        """What predicted acceptance is multiplied with."""
+        ratio = (self._accepted + self.SHRINK_TOKENS) / (self._predicted + self.SHRINK_TOKENS)
+        return min(self.MOST_OPTIMISM, max(self.LEAST_OPTIMISM, ratio))
+
+    def begin(self) -> None:
+        """Starts an answer: what was learned of the odds counts half, the time starts anew."""
+        self._predicted *= self.CARRIED
+        self._accepted *= self.CARRIED
+        self._gain = 0.0
+        self._resting = 0
+        self._next_rest = self.FIRST_REST
+
+    def allows(self) -> bool:
+        """Whether the next step may speculate."""
+        return self._resting == 0
+
+    def record(self, predicted: float, accepted: int, seconds: float, plain: float) -> None:
+        """Takes in a step: Σ probs of the tested nodes, how many were right, the step's seconds
+        with drafting, and the seconds of a plain step."""
+        if self._resting:
+            self._resting -= 1
+            return
+        self._predicted = self.KEEP * self._predicted + predicted
+        self._accepted = self.KEEP * self._accepted + accepted
+        # In plain steps; what was won early does not pay for losing on and on.
+        gain = self.KEEP * self._gain + (1 + accepted) - seconds / plain
+        self._gain = min(gain, self.ALLOWED_LOSS)
+        if self._gain < -self.ALLOWED_LOSS:
+            self._resting = self._next_rest
+            self._next_rest = min(2 * self._next_rest, self.LONGEST_REST)
+            self._gain = -self.ALLOWED_LOSS / 2

@@ -1,0 +1,67 @@
+"""Making room keeps the end of a history and what must stay at its start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sssd_local import overflow
+from sssd_local.errors import ContextFullError
+
+
+def tokens(size: int) -> np.ndarray:
+    return np.arange(size, dtype=np.int32)
+
+
+def test_stop_makes_no_room() -> None:
+    assert overflow.stop(tokens(10), 3) is None
+
+
+@pytest.mark.parametrize(
+    ("num_kept", "size", "expected"),
+    [
+        (0, 10, [5, 6, 7, 8, 9]),
+        (2, 10, [0, 1, 6, 7, 8, 9]),
+        (1, 4, [0, 3]),
+        # A system prompt of nearly the whole context gives way.
+        (9, 10, [0, 1, 2, 3, 4, 8, 9]),
+        (0, 1, []),
+    ],
+)
+def test_shift_keeps_the_start_and_the_newer_half(
+    num_kept: int, size: int, expected: list[int]
+) -> None:
+    shorter = overflow.shift(num_kept)(tokens(size), 0)
+    assert shorter is not None
+    assert shorter.tolist() == expected
+
+
+class FakeSession:
+    """Ten tokens a message; the last one stays."""
+
+    def fit(self, messages: list[dict[str, str]], max_tokens: int) -> tuple[list[Any], int]:
+        fitting = max_tokens // 10
+        if fitting < 1:
+            raise ContextFullError("too long")
+        dropped = max(0, len(messages) - fitting)
+        return messages[dropped:], dropped
+
+    def encode(self, messages: list[dict[str, str]]) -> list[int]:
+        return [int(message["content"]) for message in messages for _ in range(10)]
+
+
+def test_turns_are_dropped_and_the_answer_so_far_stays() -> None:
+    session: Any = FakeSession()
+    messages = [{"role": "user", "content": str(number)} for number in range(100, 105)]
+    make_room = overflow.drop_turns(session, messages, 80)
+    history = np.concatenate((np.zeros(50, np.int32), tokens(30)))
+    shorter = make_room(history, 30)
+    assert shorter is not None
+    # 80 − 30 written − 20 spare leave room for three messages.
+    assert shorter.tolist() == [*[102] * 10, *[103] * 10, *[104] * 10, *range(30)]
+    again = make_room(np.concatenate((shorter, tokens(20))), 50)
+    assert again is not None
+    assert again.tolist()[:10] == [104] * 10
+    assert make_room(np.concatenate((again, tokens(20))), 70) is None
