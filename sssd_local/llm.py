@@ -329,6 +329,12 @@ class LLM:
         self.close()
 
 
+def check_options(model_options: Mapping[str, Any], answer_options: Mapping[str, Any]) -> None:
+    """Raises ConfigError for impossible or unknown options, before a model is loaded."""
+    split_options(model_options, ModelConfig)
+    split_options(answer_options, SamplingConfig, GenerationConfig, aliases=_ALIASES)
+
+
 def _chunk(step: StepResult, stats: Stats | None = None) -> Chunk:
     sources = tuple(source.label for source in step.sources)
     text = "".join(step.pieces)

@@ -1,0 +1,201 @@
+"""The command line: parse, call, print. Imports click only until a command runs."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sssd_local import __version__
+from sssd_local.cli_options import read_text, run_options, split
+from sssd_local.errors import ConfigError, SSSDError
+
+if TYPE_CHECKING:
+    from sssd_local.llm import LLM, Chunk
+    from sssd_local.stats import Stats
+
+EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE, EXIT_TERMINATED = 1, 2, 130, 141, 143
+# Loading or reading a prompt that takes longer than this is reported on a terminal.
+QUIET_SECONDS = 1.0
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Turns what can go wrong into one line on stderr and an exit code."""
+
+    @functools.wraps(command)
+    def run_guarded(*args: Any, debug: bool, **values: Any) -> None:
+        signal.signal(signal.SIGTERM, _terminate)
+        try:
+            command(*args, **values)
+        except SSSDError as error:
+            if debug:
+                traceback.print_exc()
+            click.echo(f"error: {error}", err=True)
+            sys.exit(EXIT_USAGE if isinstance(error, ConfigError) else EXIT_ERROR)
+        except KeyboardInterrupt:
+            if debug:
+                traceback.print_exc()
+            sys.exit(EXIT_INTERRUPTED)
+        except BrokenPipeError:
+            # Python flushes stdout once more at exit; there is nobody left to read it.
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(EXIT_PIPE)
+
+    return run_guarded
+
+
+def _terminate(number: int, frame: object) -> None:
+    sys.exit(EXIT_TERMINATED)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="sssd-local")
+def main() -> None:
+    """Makes any GGUF model answer faster on the machine you own.
+
+    Drafts are taken from the text itself, checked by the model in one batch and sized by what this
+    machine was measured to need, so that the answer is the model's own.
+    """
+
+
+@main.command()
+@click.argument("model", type=click.Path())
+@click.argument("prompt", required=False)
+@run_options
+@guarded
+def run(
+    model: str,
+    prompt: str | None,
+    raw: bool,
+    system: str | None,
+    system_file: Any,
+    stats: str | None,
+    **values: Any,
+) -> None:
+    """Answers PROMPT with the GGUF file MODEL and exits.
+
+    Text piped to stdin precedes PROMPT. Every option can also be set in the environment:
+    SSSD_LOCAL_TEMP=0 is --temp 0.
+    """
+    if system is not None and system_file is not None:
+        raise click.UsageError("--system and --system-file cannot be used together")
+    if raw and (system is not None or system_file is not None):
+        raise click.UsageError("--raw has no system message; leave out --system")
+    text = _with_stdin(prompt)
+    if text is None:
+        raise click.UsageError("give a PROMPT, or pipe one to stdin")
+    if system_file is not None:
+        system = read_text(system_file, "system file")
+    model_options, answer_options = split(values)
+    from sssd_local import llm as api
+
+    api.check_options(model_options, answer_options)
+    progress = _Progress()
+    with api.LLM(model, progress=progress.load, **model_options) as llm:
+        progress.end()
+        answer_options["prompt_progress"] = progress.prompt
+        chunks = _stream(llm, text, raw, system, answer_options)
+        _print_answer(chunks, progress, stats, trim=not raw)
+
+
+def _stream(
+    llm: LLM, text: str, raw: bool, system: str | None, options: dict[str, Any]
+) -> Iterator[Chunk]:
+    if raw:
+        return llm.stream(text, **options)
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    return llm.stream_chat([*messages, {"role": "user", "content": text}], **options)
+
+
+def _print_answer(
+    chunks: Iterator[Chunk], progress: _Progress, stats: str | None, *, trim: bool
+) -> None:
+    last = "\n"
+    final: Stats | None = None
+    try:
+        for chunk in chunks:
+            progress.end()
+            # Many templates leave it to the model to put a space before its answer.
+            text = chunk.text.lstrip() if trim else chunk.text
+            trim = trim and not text
+            last = text or last
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            final = chunk.stats
+    finally:
+        progress.end()
+        if not last.endswith("\n"):
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+    if final is not None:
+        _print_stats(final, stats or ("line" if sys.stderr.isatty() else "none"))
+
+
+def _print_stats(stats: Stats, kind: str) -> None:
+    if kind == "line":
+        click.echo(stats.line(), err=True)
+    elif kind == "json":
+        click.echo(json.dumps(stats.as_dict(), ensure_ascii=False), err=True)
+
+
+def _with_stdin(prompt: str | None) -> str | None:
+    """The prompt with what was piped before it; None when there is neither."""
+    piped = _read_stdin()
+    if not piped.strip():
+        return prompt
+    return piped if prompt is None else f"{piped.rstrip()}\n\n{prompt}"
+
+
+def _read_stdin() -> str:
+    stdin = sys.stdin
+    if stdin is None or stdin.closed or stdin.isatty():
+        return ""
+    try:
+        data = stdin.buffer.read()
+    except (OSError, ValueError):
+        # A descriptor that was closed or cannot be read is no input.
+        return ""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SSSDError(
+            f"stdin is not UTF-8 text (byte {error.start}); convert it first, or pass a file's text"
+        ) from error
+
+
+class _Progress:
+    """One line on a terminal's stderr about work that takes long, wiped when it is done."""
+
+    def __init__(self) -> None:
+        self._shown = False
+        self._start = time.monotonic()
+
+    def load(self, fraction: float) -> None:
+        self._show(f"loading the model: {100 * fraction:.0f} %")
+
+    def prompt(self, done: int, total: int) -> None:
+        self._show(f"reading the prompt: {done} of {total} tokens")
+
+    def end(self) -> None:
+        if self._shown:
+            click.echo("\r\x1b[K", nl=False, err=True)
+        self._shown, self._start = False, time.monotonic()
+
+    def _show(self, text: str) -> None:
+        if sys.stderr.isatty() and time.monotonic() - self._start > QUIET_SECONDS:
+            click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+            self._shown = True
+
+
+if __name__ == "__main__":
+    main()

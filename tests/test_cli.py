@@ -1,0 +1,397 @@
+"""The command line: every option, exit codes, pipes and signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import sssd_local.llm
+from sssd_local.cli import main
+from sssd_local.cli_options import run_options
+from sssd_local.config import GenerationConfig, ModelConfig, SamplingConfig
+from sssd_local.errors import ModelError
+from sssd_local.llm import Chunk
+from sssd_local.stats import Tally
+
+TinyModel = Callable[..., Path]
+MODEL_FIELDS = {item.name for item in fields(ModelConfig)}
+STATS = Tally(3).finish(reused_tokens=0, prompt_seconds=0.0, seconds=0.0, plain=None)
+
+
+class FakeLLM:
+    """Remembers how it was made and asked, and answers with given texts."""
+
+    calls: list[tuple[str, Any, dict[str, Any]]] = []  # noqa: RUF012 - reset by each test
+    texts: tuple[str, ...] = (" Hello", " there")
+    raises: BaseException | None = None
+
+    def __init__(self, path: str, *, progress: Any = None, **options: Any) -> None:
+        FakeLLM.calls = [("load", path, options)]
+        if progress is not None:
+            progress(0.5)
+
+    def __enter__(self) -> FakeLLM:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        FakeLLM.calls.append(("close", None, {}))
+
+    def stream(self, prompt: str, **options: Any) -> Iterator[Chunk]:
+        return self._answer("stream", prompt, options)
+
+    def stream_chat(self, messages: Any, **options: Any) -> Iterator[Chunk]:
+        return self._answer("chat", messages, options)
+
+    def _answer(self, kind: str, prompt: Any, options: dict[str, Any]) -> Iterator[Chunk]:
+        FakeLLM.calls.append((kind, prompt, options))
+        options["prompt_progress"](1, 2)
+        for text in self.texts:
+            yield Chunk(text, (5,), ("model",), (text,))
+        if self.raises is not None:
+            raise self.raises
+        yield Chunk("", (), (), (), "stop", STATS)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeLLM]:
+    monkeypatch.setattr(sssd_local.llm, "LLM", FakeLLM)
+    monkeypatch.setattr(FakeLLM, "texts", (" Hello", " there"))
+    monkeypatch.setattr(FakeLLM, "raises", None)
+    return FakeLLM
+
+
+def call(*arguments: str, stdin: str | bytes = "", env: Mapping[str, str] | None = None) -> Result:
+    return CliRunner().invoke(main, ["run", *arguments], input=stdin, env=env)
+
+
+def asked(fake: type[FakeLLM]) -> tuple[str, Any, dict[str, Any]]:
+    return fake.calls[1]
+
+
+def test_one_answer_on_stdout_and_nothing_else(fake: type[FakeLLM]) -> None:
+    result = call("m.gguf", "hi")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "Hello there\n", "")
+    assert fake.calls[0][:2] == ("load", "m.gguf")
+    assert asked(fake)[:2] == ("chat", [{"role": "user", "content": "hi"}])
+    assert fake.calls[-1][0] == "close"
+
+
+def test_raw_text_is_continued_as_it_is(fake: type[FakeLLM]) -> None:
+    result = call("m.gguf", "Once", "--raw")
+    assert result.stdout == " Hello there\n"
+    assert asked(fake)[:2] == ("stream", "Once")
+
+
+def test_an_answer_that_ends_its_line_gets_no_second_end(
+    fake: type[FakeLLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake, "texts", ("done\n",))
+    assert call("m.gguf", "hi").stdout == "done\n"
+
+
+@pytest.mark.parametrize(
+    ("stdin", "prompt", "expected"),
+    [
+        ("some text\n", ["sum up"], "some text\n\nsum up"),
+        ("some text\n", [], "some text\n"),
+        ("", ["sum up"], "sum up"),
+        (" \n", ["sum up"], "sum up"),
+    ],
+)
+def test_piped_text_precedes_the_prompt(
+    fake: type[FakeLLM], stdin: str, prompt: list[str], expected: str
+) -> None:
+    assert call("m.gguf", *prompt, stdin=stdin).exit_code == 0
+    assert asked(fake)[1] == [{"role": "user", "content": expected}]
+
+
+def test_without_any_prompt_it_is_a_usage_error(fake: type[FakeLLM]) -> None:
+    result = call("m.gguf")
+    assert result.exit_code == 2
+    assert "give a PROMPT" in result.stderr
+
+
+def test_stdin_that_is_no_text(fake: type[FakeLLM]) -> None:
+    result = call("m.gguf", "hi", stdin=b"abc\xff\xfe")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "error: stdin is not UTF-8 text (byte 3); convert it first, or pass a file's text\n"
+    )
+
+
+def test_defaults_are_those_of_the_configs(fake: type[FakeLLM]) -> None:
+    call("m.gguf", "hi")
+    made, options = fake.calls[0][2], asked(fake)[2]
+    options.pop("prompt_progress")
+    assert ModelConfig(**made) == ModelConfig()
+    sampling = {item.name for item in fields(SamplingConfig)}
+    assert SamplingConfig(**{k: v for k, v in options.items() if k in sampling}) == SamplingConfig()
+    rest = {k: v for k, v in options.items() if k not in sampling}
+    assert GenerationConfig(**rest) == GenerationConfig()
+
+
+FILE_TEXT = 'root ::= "a"'
+OPTIONS: list[tuple[str, str, str, Any]] = [
+    ("--temp", "0.5", "temperature", 0.5),
+    ("--temperature", "0", "temperature", 0.0),
+    ("--top-k", "7", "top_k", 7),
+    ("--top-p", "0.5", "top_p", 0.5),
+    ("--min-p", "0.2", "min_p", 0.2),
+    ("--typical-p", "0.9", "typical_p", 0.9),
+    ("--repeat-penalty", "1.2", "repeat_penalty", 1.2),
+    ("--presence-penalty", "0.3", "presence_penalty", 0.3),
+    ("--frequency-penalty", "-0.4", "frequency_penalty", -0.4),
+    ("--penalty-last-n", "5", "penalty_last_n", 5),
+    ("--logit-bias", "42=-1.5", "logit_bias", {42: -1.5}),
+    ("--seed", "9", "seed", 9),
+    ("--grammar", "FILE", "grammar", FILE_TEXT),
+    ("--json-schema", "FILE", "json_schema", FILE_TEXT),
+    ("--stop", "END", "stop", ("END",)),
+    ("--max-tokens", "12", "max_tokens", 12),
+    ("--overflow", "shift", "overflow", "shift"),
+    ("--chat-template", "FILE", "chat_template", FILE_TEXT),
+    ("--speculation", "off", "speculation", "off"),
+    ("--speculation", "8", "speculation", 8),
+    ("--ctx", "1024", "ctx", 1024),
+    ("--threads", "3", "threads", 3),
+    ("--gpu-layers", "4", "gpu_layers", 4),
+    ("--kv-type", "q8_0", "kv_type", "q8_0"),
+]
+
+
+def value_of(fake: type[FakeLLM], name: str) -> Any:
+    return fake.calls[0][2][name] if name in MODEL_FIELDS else asked(fake)[2][name]
+
+
+@pytest.mark.parametrize(("option", "text", "name", "value"), OPTIONS)
+@pytest.mark.parametrize("by_environment", [False, True])
+def test_every_option_and_its_variable(
+    fake: type[FakeLLM],
+    tmp_path: Path,
+    option: str,
+    text: str,
+    name: str,
+    value: Any,
+    by_environment: bool,
+) -> None:
+    if text == "FILE":
+        text = str(tmp_path / "file")
+        Path(text).write_text(FILE_TEXT)
+    if by_environment:
+        option = {"--temperature": "--temp"}.get(option, option)
+        variable = "SSSD_LOCAL_" + option[2:].replace("-", "_").upper()
+        result = call("m.gguf", "hi", env={variable: text})
+    else:
+        result = call("m.gguf", "hi", option, text)
+    assert result.exit_code == 0, result.output
+    assert value_of(fake, name) == value
+
+
+def test_every_option_is_in_the_table_above() -> None:
+    command: Any = main.commands["run"]  # type: ignore[attr-defined]
+    names = {name for parameter in command.params for name in parameter.opts if name[:2] == "--"}
+    elsewhere = {"--system", "--system-file", "--raw", "--stats", "--verbose", "--debug"}
+    assert names == {option for option, *_ in OPTIONS} | elsewhere
+    variables = [parameter.envvar for parameter in command.params if parameter.opts[0][:1] == "-"]
+    assert all(variable.startswith("SSSD_LOCAL_") for variable in variables)
+    assert len(set(variables)) == len(variables)
+    assert callable(run_options)
+
+
+def test_repeated_options_add_up(fake: type[FakeLLM]) -> None:
+    call("m.gguf", "hi", "--stop", "A", "--stop", "B", "--logit-bias", "1=2", "--logit-bias", "3=4")
+    assert value_of(fake, "stop") == ("A", "B")
+    assert value_of(fake, "logit_bias") == {1: 2.0, 3: 4.0}
+    call("m.gguf", "hi", env={"SSSD_LOCAL_STOP": "a b\nc"})
+    assert value_of(fake, "stop") == ("a b", "c")
+
+
+def test_system_messages(fake: type[FakeLLM], tmp_path: Path) -> None:
+    system = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hi"}]
+    call("m.gguf", "hi", "--system", "be kind")
+    assert asked(fake)[1] == system
+    (tmp_path / "s.txt").write_text("be kind")
+    call("m.gguf", "hi", "--system-file", str(tmp_path / "s.txt"))
+    assert asked(fake)[1] == system
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--temp", "warm"], "'warm' is not a valid float"),
+        (["--temp", "-1"], "temperature must be 0 or more, got -1.0"),
+        (["--top-p", "1.3"], "top_p must be in (0, 1], got 1.3"),
+        (["--tempp", "1"], "--tempp"),
+        (["--speculation", "65"], "a width from 1 to 64"),
+        (["--logit-bias", "x"], "'x' is not a token id and a number"),
+        (["--ctx", "2"], "ctx must be a whole number at least 8, got 2"),
+        (["--kv-type", "q4"], "'q4' is not one of"),
+        (["--raw", "--system", "a"], "--raw has no system message"),
+        (["--system", "a", "--system-file", "b"], "cannot be used together"),
+        (["--max-tokens", "0"], "max_tokens must be a whole number at least 1, got 0"),
+        (["--seed", "-1"], "seed must be"),
+        (["--stop", ""], "stop must be texts that are not empty"),
+    ],
+)
+def test_impossible_options_are_usage_errors(
+    fake: type[FakeLLM], arguments: list[str], message: str
+) -> None:
+    result = call("m.gguf", "hi", *arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "cannot be read: No such file"), (b"\xff", "is not UTF-8 text")]
+)
+@pytest.mark.parametrize(
+    "option", ["--grammar", "--json-schema", "--chat-template", "--system-file"]
+)
+def test_files_that_cannot_be_read(
+    fake: type[FakeLLM], tmp_path: Path, option: str, content: bytes | None, message: str
+) -> None:
+    path = tmp_path / "file"
+    if content is not None:
+        path.write_bytes(content)
+    result = call("m.gguf", "hi", option, str(path))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: the ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_statistics(fake: type[FakeLLM]) -> None:
+    assert call("m.gguf", "hi", "--stats", "line").stderr == "0 tokens\n"
+    as_json = json.loads(call("m.gguf", "hi", "--stats", "json").stderr.splitlines()[-1])
+    wanted = (
+        "prompt_tokens prompt_ms tokens ms tokens_per_second steps tested accepted by_source "
+        "plain_ms speedup draft_ms"
+    )
+    assert set(wanted.split()) <= set(as_json)
+    assert call("m.gguf", "hi", "--stats", "none").stderr == ""
+
+
+def test_errors_of_the_model_are_one_line(
+    fake: type[FakeLLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake, "raises", ModelError("it broke"))
+    result = call("m.gguf", "hi")
+    assert (result.exit_code, result.stderr) == (1, "error: it broke\n")
+    assert result.stdout == "Hello there\n"
+    debugged = call("m.gguf", "hi", "--debug")
+    assert "Traceback" in debugged.stderr
+    assert debugged.stderr.endswith("error: it broke\n")
+
+
+def test_ctrl_c_keeps_what_was_written(
+    fake: type[FakeLLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake, "raises", KeyboardInterrupt())
+    result = call("m.gguf", "hi")
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "Hello there\n", "")
+    assert fake.calls[-1][0] == "close"
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "sssd_local.cli", *map(str, arguments)]
+
+
+def start(*arguments: object, **options: Any) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "SSSD_LOCAL_HOME": str(options.pop("home"))}
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command(*arguments), env=environment, **{**pipes, **options})
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
+def test_help_imports_click_only(arguments: list[str]) -> None:
+    script = (
+        "import sys\n"
+        "from sssd_local.cli import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
+        "heavy = {'numpy', 'llama_cpp', 'gguf', 'jinja2'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "sssd-local" in done.stdout or "MODEL" in done.stdout
+
+
+@pytest.mark.parametrize("closed_stdin", [False, True])
+def test_a_real_model_answers(tiny_model: TinyModel, tmp_path: Path, closed_stdin: bool) -> None:
+    arguments = ["run", tiny_model(), "the rain", "--temp", "0", "--max-tokens", "30", "--raw"]
+    options: dict[str, Any] = {"home": tmp_path}
+    if closed_stdin:
+        options["preexec_fn"] = lambda: os.close(0)
+    process = start(*arguments, "--ctx", "128", "--stats", "json", **options)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    stats = json.loads(err.decode().splitlines()[-1])
+    assert stats["tokens"] == 30
+    plain = start(*arguments, "--ctx", "128", "--speculation", "off", home=tmp_path)
+    assert plain.communicate()[0] == out
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.gguf", None, "there is no such file"),
+        ("text.gguf", b"not a model", "is not a GGUF file"),
+        ("empty.gguf", b"", "is empty"),
+        (".", None, "is a folder"),
+    ],
+)
+def test_what_is_no_model(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    process = start("run", tmp_path / name, "hi", home=tmp_path)
+    out, err = process.communicate()
+    assert (process.returncode, out) == (1, b"")
+    assert err.decode().startswith("error: ")
+    assert message in err.decode()
+    assert err.count(b"\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_while_it_writes(
+    tiny_model: TinyModel, tmp_path: Path, number: int, code: int
+) -> None:
+    model = tiny_model(ctx_length=131072)
+    # Letters only: the answer must not end by itself or hold its bytes back.
+    banned = [f"--logit-bias={token}=-inf" for token in range(259)]
+    arguments = ["run", model, "a", "--raw", "--ctx", "65536", "--speculation", "off", *banned]
+    process = start(*arguments, home=tmp_path)
+    assert process.stdout is not None
+    assert process.stdout.read(1)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert err == b""
+    assert out.endswith(b"\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes")
+def test_a_closed_pipe_ends_it_quietly(tiny_model: TinyModel, tmp_path: Path) -> None:
+    banned = [f"--logit-bias={token}=-inf" for token in range(259)]
+    arguments = ["run", tiny_model(ctx_length=131072), "a", "--raw", "--ctx", "65536"]
+    process = start(*arguments, "--speculation", "off", *banned, home=tmp_path)
+    assert process.stdout is not None
+    assert process.stdout.read(1)
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    assert process.wait(60) == 141
