@@ -1,0 +1,63 @@
+"""`python -m bench`: what speculation brings on recorded answers of real models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench import fit, simulate
+from sssd_local.errors import SSSDError
+
+CACHE = Path("~/.cache/sssd-local-bench")
+METHODS = "plain,sssd,llama-cpp-python,llama-cpp-python-lookup"
+
+existing_file = click.Path(exists=True, dir_okay=False, path_type=Path)
+folder = click.Path(file_okay=False, path_type=Path)
+
+
+@click.group()
+def main() -> None:
+    """Benchmarks of sssd-local."""
+
+
+main.add_command(simulate.command)
+main.add_command(fit.command)
+
+
+@main.command()
+@click.option(
+    "--traces", multiple=True, required=True, type=existing_file, help="JSONL; repeatable."
+)
+@click.option("--vocab", required=True, type=existing_file, help="GGUF whose tokenizer is used.")
+@click.option("--size", default="1b", show_default=True, help="tiny, 150m, 1b or 3b.")
+@click.option("--quant", default="Q4_0", show_default=True, help="Type of the model's weights.")
+@click.option("--methods", default=METHODS, show_default=True, help="Names, with commas.")
+@click.option("--per-task", type=click.IntRange(1), help="First N traces of each task [all].")
+@click.option("--min-tokens", default=32, show_default=True, type=click.IntRange(2))
+@click.option("--out", required=True, type=folder, help="For results.json and results.md.")
+@click.option("--threads", type=click.IntRange(1), help="For every method [physical cores].")
+@click.option("--ctx", type=click.IntRange(256), help="Context [enough for the longest trace].")
+@click.option("--repeat", default=1, show_default=True, type=click.IntRange(1), help="Medians.")
+@click.option("--cache", default=CACHE, show_default=True, type=folder, help="For replay models.")
+@click.option("--kv-type", default="f16", show_default=True, help="f32, f16 or q8_0.")
+def replay(out: Path, **options: Any) -> None:
+    """Decode recorded answers with several methods and compare their speed.
+
+    The model has the cost of its size and, greedily, writes exactly the recorded answer. Methods:
+    plain, sssd, sssd-WIDTH, llama-cpp-python, llama-cpp-python-lookup, llama-cpp-python-lookup-2.
+    """
+    from bench.replay import Options, run
+    from bench.report import table, write_report
+
+    try:
+        results, settings = run(Options(**options), lambda line: click.echo(line, err=True))
+        write_report(out, results, settings)
+    except SSSDError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(table(results))
+
+
+if __name__ == "__main__":
+    main()
