@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import os
 import sys
+import tempfile
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from sssd_local.errors import BackendError
@@ -133,6 +137,28 @@ class _Log:
 
 
 log = _Log()
+
+
+@contextmanager
+def captured_stderr() -> Iterator[list[str]]:
+    """Keeps what llama.cpp writes to stderr past its log; the list has its lines afterwards."""
+    lines: list[str] = []
+    with tempfile.TemporaryFile() as file:
+        try:
+            saved = os.dup(2)
+        except OSError:
+            yield lines
+            return
+        if sys.stderr is not None:
+            sys.stderr.flush()
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            file.seek(0)
+            lines += file.read().decode("utf-8", "replace").splitlines()
 
 
 def build_name() -> str:

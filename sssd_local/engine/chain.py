@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sssd_local.draft.tree import Float32Array
-from sssd_local.engine.backend import C, log
+from sssd_local.engine.backend import C, captured_stderr, log
 from sssd_local.engine.model import Model
 from sssd_local.errors import BackendError
 
@@ -74,9 +74,12 @@ def new_penalties(
 
 def new_grammar(model: Model, grammar: str) -> Any:
     """A sampler that lets only a GBNF grammar's texts through, from its rule `root`."""
-    link = C.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")
+    with captured_stderr() as complaints:
+        link = C.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")
     if not link:
-        raise BackendError(f"the grammar cannot be used{log.reason()}; it must be GBNF with a root")
+        # "parse: error parsing grammar: expecting ')' at …", then an empty line and the rest.
+        reason = f" ({complaints[0].split('grammar: ', 1)[-1]})" if complaints else log.reason()
+        raise BackendError(f"the grammar cannot be used{reason}; it must be GBNF with a root")
     return link
 
 

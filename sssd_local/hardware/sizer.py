@@ -14,6 +14,8 @@ Float64Array = NDArray[np.float64]
 # A step's time counts in the account within this factor of what it should have taken: a stalled
 # machine is no reason to stop speculating.
 MAX_SURPRISE = 2.0
+# Plain steps of a very fast model teach the cost model no more often than this.
+LESSON_SECONDS = 0.002
 
 
 class Sizer:
@@ -22,6 +24,7 @@ class Sizer:
     def __init__(self, cost: CostModel) -> None:
         self.cost = cost
         self._account = Account()
+        self._since_lesson = 0.0
 
     def begin(self) -> None:
         """Starts an answer."""
@@ -60,7 +63,10 @@ class Sizer:
         width = len(probs) + 1
         costs = self.cost.curve(context_length)
         plain, predicted = costs.item(0), costs.item(width - 1)
-        self.cost.observe(width, context_length, decode_seconds)
+        self._since_lesson += decode_seconds
+        if width > 1 or self._since_lesson > LESSON_SECONDS:
+            self.cost.observe(width, context_length, decode_seconds)
+            self._since_lesson = 0.0
         if self.cost.is_measured and predicted < np.inf:
             bounded = min(max(decode_seconds, predicted / MAX_SURPRISE), predicted * MAX_SURPRISE)
             tokens = float(probs.sum()) if width > 1 else 0.0

@@ -127,6 +127,14 @@ def test_a_bad_grammar_is_an_error(model: Model, grammar: str) -> None:
         sampler(model, grammar=grammar)
 
 
+def test_what_is_wrong_with_a_grammar_is_told_once(
+    model: Model, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(BackendError, match="expecting '\\)' at"):
+        sampler(model, grammar="root ::= (")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_json_schema_becomes_a_grammar(model: Model) -> None:
     schema = '{"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}'
     chosen = sampler(model, temperature=0.0, json_schema=schema)

@@ -64,7 +64,7 @@ def test_misses_lower_the_expectation() -> None:
     sizer = Sizer(cost_model(1.0, 1.4))
     odds = probs(0.6)
     assert sizer.choose(odds, sizer.costs(0)) == 1
-    for _ in range(8):
+    for _ in range(40):
         sizer.observe(odds, 0, 0, 1.4, 0.0)
     assert sizer.choose(odds, sizer.costs(0)) == 0
 
