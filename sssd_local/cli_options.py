@@ -102,7 +102,7 @@ _OPTIONS = (
     option("--system-file", type=_FILE, help="System message from a file."),
     option("--chat-template", type=_FILE, help="Jinja template instead of the model's own."),
     option("--raw", is_flag=True, help="Continue PROMPT as it is, without a template."),
-    option("--speculation", type=_Speculation(), default=_MODEL.speculation,
+    option("--speculation", type=_Speculation(), default=_MODEL.speculation, metavar="auto|off|WIDTH",
            help="Draft as it pays, never, or to a fixed width of 1 to 64 tokens a step."),
     option("--ctx", type=int, help="Context in tokens [the model's, as memory allows]."),
     option("--threads", type=int, help="CPU threads [physical cores]."),
