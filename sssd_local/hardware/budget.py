@@ -46,12 +46,14 @@ class Account:
     each time it fails.
     """
 
-    SHRINK_TOKENS = 8.0
+    SHRINK_TOKENS = 30.0
     CARRIED = 0.5
     LEAST_OPTIMISM = 0.5
-    MOST_OPTIMISM = 1.1
+    # Below 1: the best of many sizes is in part the one whose odds happen to be too high.
+    MOST_OPTIMISM = 0.95
     KEEP = 0.98
-    ALLOWED_LOSS = 4.0
+    # In plain steps.
+    ALLOWED_LOSS = 6.0
     FIRST_REST = 16
     LONGEST_REST = 256
 
