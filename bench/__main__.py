@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
 
-from bench import fit, simulate
 from sssd_local.errors import SSSDError
 
+# Commands in modules of their own, by name; a module that is not there is not offered.
+MODULES = {"simulate": "bench.simulate", "fit": "bench.fit"}
 CACHE = Path("~/.cache/sssd-local-bench")
 METHODS = "plain,sssd,llama-cpp-python,llama-cpp-python-lookup"
 
@@ -17,13 +20,28 @@ existing_file = click.Path(exists=True, dir_okay=False, path_type=Path)
 folder = click.Path(file_okay=False, path_type=Path)
 
 
-@click.group()
+class Commands(click.Group):
+    """A group that imports the modules of its other commands when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands that can be run, sorted."""
+        others = [name for name, module in MODULES.items() if find_spec(module)]
+        return sorted([*super().list_commands(ctx), *others])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name; None if there is none."""
+        module = MODULES.get(cmd_name)
+        if module is None:
+            return super().get_command(ctx, cmd_name)
+        if find_spec(module) is None:
+            return None
+        command: click.Command = import_module(module).command
+        return command
+
+
+@click.group(cls=Commands)
 def main() -> None:
     """Benchmarks of sssd-local."""
-
-
-main.add_command(simulate.command)
-main.add_command(fit.command)
 
 
 @main.command()

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -81,7 +82,9 @@ class Fake:
     def _read(self) -> list[int]:
         """Every position's token, found by its code."""
         with ReplayFile(self._path) as file:
-            codes = {file._code([token]).tobytes(): token for token in range(file.num_tokens)}
+            codes = {
+                file._code(np.array([token])).tobytes(): token for token in range(file.num_tokens)
+            }
             return [codes.get(row.tobytes(), -1) for row in file._positions]
 
     def run(self, prompt: Sequence[int], max_tokens: int) -> Run:

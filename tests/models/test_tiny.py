@@ -49,7 +49,8 @@ def logits(path: Path, tokens: Sequence[int]) -> np.ndarray:
     """Rows of float32 logits after each token."""
     with loaded(path, logits_all=True) as llama:
         llama.eval(tokens)
-        return llama.scores[: len(tokens)].copy()
+        rows: np.ndarray = llama.scores[: len(tokens)].copy()
+        return rows
 
 
 @pytest.mark.parametrize("quant", ["F32", "Q8_0", "Q4_0"])
