@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import io
 import json
 import os
 import signal
@@ -11,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -33,7 +35,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run_guarded(*args: Any, debug: bool, **values: Any) -> None:
-        signal.signal(signal.SIGTERM, _terminate)
+        previous = signal.signal(signal.SIGTERM, _terminate)
         try:
             command(*args, **values)
         except SSSDError as error:
@@ -46,12 +48,18 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
                 traceback.print_exc()
             sys.exit(EXIT_INTERRUPTED)
         except BrokenPipeError:
-            # Python flushes stdout once more at exit; there is nobody left to read it.
-            with suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_stdout()
             sys.exit(EXIT_PIPE)
+        finally:
+            signal.signal(signal.SIGTERM, previous)
 
     return run_guarded
+
+
+def _discard_stdout() -> None:
+    # Python flushes stdout once more at exit; what is left in it cannot be written.
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _terminate(number: int, frame: object) -> None:
@@ -96,6 +104,8 @@ def run(
         raise click.UsageError("give a PROMPT, or pipe one to stdin")
     if system_file is not None:
         system = read_text(system_file, "system file")
+    _check_text("PROMPT", text)
+    _check_text("--system", system or "")
     model_options, answer_options = split(values)
     from sssd_local import llm as api
 
@@ -120,25 +130,53 @@ def _stream(
 def _print_answer(
     chunks: Iterator[Chunk], progress: _Progress, stats: str | None, *, trim: bool
 ) -> None:
-    last = "\n"
+    answer = _Answer(trim=trim)
     final: Stats | None = None
     try:
         for chunk in chunks:
             progress.end()
-            # Many templates leave it to the model to put a space before its answer.
-            text = chunk.text.lstrip() if trim else chunk.text
-            trim = trim and not text
-            last = text or last
-            sys.stdout.write(text)
-            sys.stdout.flush()
+            answer.write(chunk.text)
             final = chunk.stats
     finally:
         progress.end()
-        if not last.endswith("\n"):
-            sys.stdout.write("\n")
-            sys.stdout.flush()
+        answer.end_line()
     if final is not None:
-        _print_stats(final, stats or ("line" if sys.stderr.isatty() else "none"))
+        _print_stats(final, stats or ("line" if _is_terminal(sys.stderr) else "none"))
+
+
+class _Answer:
+    """An answer on stdout."""
+
+    def __init__(self, *, trim: bool) -> None:
+        # Many templates leave it to the model to put a space before its answer.
+        self._trim = trim
+        self._line_is_open = False
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A console that lacks a character must not end the answer.
+            sys.stdout.reconfigure(errors="replace")
+
+    def write(self, text: str) -> None:
+        """Writes and flushes; raises SSSDError when stdout takes no more (a full disk)."""
+        text = text.lstrip() if self._trim else text
+        if not text or sys.stdout is None:
+            return
+        # Known before writing, as Ctrl-C may end that in the middle.
+        self._trim, self._line_is_open = False, not text.endswith("\n")
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except OSError as error:
+            # There is no line left to end.
+            self._line_is_open = False
+            if error.errno == errno.EPIPE:
+                raise
+            _discard_stdout()
+            raise SSSDError(f"the answer cannot be written: {error.strerror or error}") from error
+
+    def end_line(self) -> None:
+        """Writes a newline if the text lacks one."""
+        if self._line_is_open:
+            self.write("\n")
 
 
 def _print_stats(stats: Stats, kind: str) -> None:
@@ -146,6 +184,19 @@ def _print_stats(stats: Stats, kind: str) -> None:
         click.echo(stats.line(), err=True)
     elif kind == "json":
         click.echo(json.dumps(stats.as_dict(), ensure_ascii=False), err=True)
+
+
+def _check_text(what: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SSSDError(
+            f"{what} is not UTF-8 text (character {error.start}); check the terminal's encoding"
+        ) from error
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and not stream.closed and stream.isatty()
 
 
 def _with_stdin(prompt: str | None) -> str | None:
@@ -192,7 +243,7 @@ class _Progress:
         self._shown, self._start = False, time.monotonic()
 
     def _show(self, text: str) -> None:
-        if sys.stderr.isatty() and time.monotonic() - self._start > QUIET_SECONDS:
+        if _is_terminal(sys.stderr) and time.monotonic() - self._start > QUIET_SECONDS:
             click.echo(f"\r\x1b[K{text}", nl=False, err=True)
             self._shown = True
 

@@ -311,6 +311,9 @@ def command(*arguments: object) -> list[str]:
 def start(*arguments: object, **options: Any) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "SSSD_LOCAL_HOME": str(options.pop("home"))}
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    if sys.platform != "win32":
+        # A shell starts background jobs with Ctrl-C ignored, and that is inherited.
+        options.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     return subprocess.Popen(command(*arguments), env=environment, **{**pipes, **options})
 
 
@@ -382,6 +385,56 @@ def test_signals_while_it_writes(
     assert process.returncode == code
     assert err == b""
     assert out.endswith(b"\n")
+
+
+SHORT = ("--raw", "--temp", "0", "--max-tokens", "8", "--ctx", "128", "--speculation", "off")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_one_line(tiny_model: TinyModel, tmp_path: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        process = start("run", tiny_model(), "a", *SHORT, home=tmp_path, stdout=full)
+        _, err = process.communicate()
+    assert (process.returncode, err) == (
+        1,
+        b"error: the answer cannot be written: No space left on device\n",
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX descriptors")
+@pytest.mark.parametrize("descriptor", [1, 2])
+def test_a_closed_output_is_no_traceback(
+    tiny_model: TinyModel, tmp_path: Path, descriptor: int
+) -> None:
+    close: dict[str, Any] = {"preexec_fn": lambda: os.close(descriptor)}
+    process = start("run", tiny_model(), "a", *SHORT, "--stats", "line", home=tmp_path, **close)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert b"Traceback" not in err
+    assert bool(out) == (descriptor == 2)
+
+
+def test_a_console_that_lacks_characters(
+    tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    # Only bytes that are no UTF-8: every one becomes U+FFFD, which ASCII lacks.
+    banned = [f"--logit-bias={t}=-inf" for t in range(320) if not 3 + 0x80 <= t < 3 + 0xC0]
+    process = start("run", tiny_model(), "a", *SHORT, *banned, home=tmp_path)
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, b"")
+    assert out.strip(b"?") == b"\n"
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="arguments are bytes on Linux")
+@pytest.mark.parametrize("option", ["PROMPT", "--system"])
+def test_arguments_that_are_no_text(fake: type[FakeLLM], option: str) -> None:
+    words = {"PROMPT": ["caf\udce9"], "--system": ["hi", "--system", "caf\udce9"]}[option]
+    result = call("m.gguf", *words)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"error: {option} is not UTF-8 text (character 3); check the terminal's encoding\n"
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes")

@@ -161,6 +161,29 @@ def captured_stderr() -> Iterator[list[str]]:
             lines += file.read().decode("utf-8", "replace").splitlines()
 
 
+@contextmanager
+def caught_in_callbacks(caught: list[BaseException]) -> Iterator[None]:
+    """Collects a Ctrl-C that comes while C code runs.
+
+    Python raises it at the entry of the next callback, before any `try` there, and ctypes would
+    print and drop it. Other exceptions go where they always go.
+    """
+    previous = sys.unraisablehook
+
+    def keep(information: Any) -> None:
+        error = information.exc_value
+        if error is None or isinstance(error, Exception):
+            previous(information)
+        else:
+            caught.append(error)
+
+    sys.unraisablehook = keep
+    try:
+        yield
+    finally:
+        sys.unraisablehook = previous
+
+
 def build_name() -> str:
     """Names the llama.cpp build: package version, library version and CPU or GPU features."""
     version = importlib.metadata.version("llama-cpp-python")

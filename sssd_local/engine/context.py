@@ -15,7 +15,7 @@ import numpy as np
 
 from sssd_local.config import MAX_WIDTH, ModelConfig
 from sssd_local.draft.tree import Float32Array, Int32Array
-from sssd_local.engine.backend import C, log
+from sssd_local.engine.backend import C, caught_in_callbacks, log
 from sssd_local.engine.memory import available_bytes, choose_ctx
 from sssd_local.engine.model import Model
 from sssd_local.errors import BackendError, Cancelled, ModelError
@@ -128,13 +128,15 @@ class Context:
         callback = C.ggml_abort_callback(abort)
         C.llama_set_abort_callback(self._handle, callback, None)
         try:
-            self._run(rows, 1 if logits else 0)
+            with caught_in_callbacks(interruption):
+                self._run(rows, 1 if logits else 0)
         except (BackendError, Cancelled):
-            if interruption:
-                raise interruption[0] from None
-            raise
+            if not interruption:
+                raise
         finally:
             C.llama_set_abort_callback(self._handle, C.ggml_abort_callback(0), None)
+        if interruption:
+            raise interruption[0]
 
     def decode_rows(
         self, tokens: Int32Array, positions: Int32Array, sequences: SequenceSets | None

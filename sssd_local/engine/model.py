@@ -14,7 +14,7 @@ import numpy as np
 
 from sssd_local.config import ModelConfig
 from sssd_local.draft.tree import Int32Array
-from sssd_local.engine.backend import C, log
+from sssd_local.engine.backend import C, caught_in_callbacks, log
 from sssd_local.errors import BackendError, ModelError
 
 # The architectures of llama.cpp whose graphs read position_embd (llama.cpp, src/models).
@@ -105,7 +105,8 @@ class Model:
         params = C.llama_model_default_params()
         params.n_gpu_layers = self.gpu_layers
         params.progress_callback = callback
-        handle = C.llama_model_load_from_file(os.fsencode(self.path), params)
+        with caught_in_callbacks(interruption):
+            handle = C.llama_model_load_from_file(os.fsencode(self.path), params)
         if interruption:
             if handle:
                 C.llama_model_free(handle)
