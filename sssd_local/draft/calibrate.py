@@ -92,19 +92,26 @@ ALSO_PRIOR = 0.3
 class Expansion:
     """The candidates for the next token of one node, in no particular order.
 
-    Parallel lists: tokens, probabilities, the weights' cells, sources, and the position in the
-    context where the token stands (-1 for a token only other sources name).
+    Parallel lists: tokens, the weights' cells, sources, positions in the context where the token
+    stands (-1 for a token only other sources name), match lengths, and probabilities.
     """
 
     __slots__ = ("cells", "positions", "probs", "sizes", "sources", "tokens")
 
-    def __init__(self) -> None:
-        self.tokens: list[int] = []
+    def __init__(
+        self,
+        tokens: list[int],
+        cells: list[Cells],
+        sources: list[int],
+        positions: list[int],
+        sizes: list[int],
+    ) -> None:
+        self.tokens = tokens
+        self.cells = cells
+        self.sources = sources
+        self.positions = positions
+        self.sizes = sizes
         self.probs: list[float] = []
-        self.cells: list[Cells] = []
-        self.sources: list[int] = []
-        self.positions: list[int] = []
-        self.sizes: list[int] = []
 
 
 class Calibration:

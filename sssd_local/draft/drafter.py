@@ -91,8 +91,12 @@ class Drafter:
         """Learns from a verified step and takes in its tokens.
 
         `path`: indices of the accepted nodes of the last draft (or a prefix of it); `token_ids`:
-        their tokens and the one sampled after them.
+        their tokens and the one sampled after them. Raises ValueError if their numbers differ.
         """
+        if len(token_ids) != len(path) + 1:
+            raise ValueError(
+                f"{len(path)} accepted nodes need {len(path) + 1} tokens, got {len(token_ids)}"
+            )
         for node, token in zip((-1, *path), token_ids, strict=True):
             expansion = self._expansions.get(node)
             if expansion is not None and expansion.tokens:
@@ -120,15 +124,18 @@ class Drafter:
     def expand(self, node: int, recent: list[int], ahead: int, effort: int = EFFORT) -> Expansion:
         """The candidates after a context whose first `ahead` tokens are drafted."""
         found = self.context.followers(recent, ahead, effort)
-        result = Expansion()
-        result.cells = self.calibration.context_cells(found, recent[0])
+        items = found.items
         origins, last = self.context.origins, self.context.length - 1
-        for item in found.items:
-            position = item.position + 1
-            result.tokens.append(item.token)
-            result.sources.append(origins[position] if position <= last else TokenSource.OUTPUT)
-            result.positions.append(position)
-            result.sizes.append(item.size)
+        result = Expansion(
+            [item.token for item in items],
+            self.calibration.context_cells(found, recent[0]),
+            [
+                origins[item.position + 1] if item.position < last else int(TokenSource.OUTPUT)
+                for item in items
+            ],
+            [item.position + 1 for item in items],
+            [item.size for item in items],
+        )
         for source in self._sources:
             self._ask(source, recent, result)
         result.probs = self.calibration.probabilities(result.cells)
@@ -152,14 +159,11 @@ class Drafter:
 
     def expand_run(self, node: int, position: int, size: int, last_token: int) -> Expansion:
         """The one candidate a long copy goes on with."""
-        result = Expansion()
         token = self.context.tokens[position]
-        result.tokens.append(token)
-        result.sources.append(self.context.origins[position])
-        result.positions.append(position)
-        result.sizes.append(size)
-        result.cells.append(self.calibration.run_cells(size, last_token, token))
-        result.probs = self.calibration.probabilities(result.cells)
+        cells = [self.calibration.run_cells(size, last_token, token)]
+        source = self.context.origins[position]
+        result = Expansion([token], cells, [source], [position], [size])
+        result.probs = self.calibration.probabilities(cells)
         self._expansions[node] = result
         return result
 
@@ -185,7 +189,7 @@ class _Growth:
         self._probs: list[float] = []
         self._sources: list[int] = []
         self._evidence: list[int] = []
-        self._paths: list[list[int]] = []
+        self._depths: list[int] = []
         # The last entry is the root's, so that parent -1 finds it.
         self._has_child = [False] * limit + [True]
 
@@ -227,26 +231,33 @@ class _Growth:
         return True
 
     def _add(self, parent: int, expansion: Expansion, index: int, prob: float) -> None:
-        token = expansion.tokens[index]
-        self._tokens.append(token)
+        self._tokens.append(expansion.tokens[index])
         self._parents.append(parent)
         self._probs.append(prob)
         self._sources.append(expansion.sources[index])
         self._evidence.append(expansion.cells[index][0])
-        self._paths.append([token, *self._paths[parent]] if parent >= 0 else [token])
+        self._depths.append(self._depths[parent] + 1 if parent >= 0 else 1)
 
     def _expand(self, node: int, expansion: Expansion, index: int, prob: float) -> None:
-        path = self._paths[node]
-        if len(path) >= self._max_depth:
+        depth = self._depths[node]
+        if depth >= self._max_depth:
             return
         drafter = self._drafter
         size, position = expansion.sizes[index] + 1, expansion.positions[index] + 1
         copies = size > RUN_MATCH or prob < RUN_PROB
         if copies and 0 < position < len(drafter.context):
-            child = drafter.expand_run(node, position, min(size, MAX_MATCH), path[0])
+            child = drafter.expand_run(node, position, min(size, MAX_MATCH), self._tokens[node])
         else:
-            child = drafter.expand(node, path + self._recent, len(path), _effort(prob))
+            child = drafter.expand(node, self._path(node) + self._recent, depth, _effort(prob))
         self._push(node, child, prob)
+
+    def _path(self, node: int) -> list[int]:
+        """The drafted tokens down to a node, newest first."""
+        path: list[int] = []
+        while node >= 0:
+            path.append(self._tokens[node])
+            node = self._parents[node]
+        return path
 
     def _push(self, node: int, expansion: Expansion, prob: float) -> None:
         for index, conditional in enumerate(expansion.probs):

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sssd_local.draft.calibrate import Calibration
+from sssd_local.draft.drafter import LEAST_GAIN, Drafter
+from sssd_local.draft.source import NO_CANDIDATES, Candidates
+from sssd_local.draft.tree import DraftTree, Int32Array, TokenSource
+
+FLAT = np.ones(64)
+STEEP = np.arange(1.0, 65.0)
+
+
+def tokens(*ids: int) -> Int32Array:
+    return np.array(ids, np.int32)
+
+
+def num_leaves(tree: DraftTree) -> int:
+    return len(set(range(len(tree))) - set(tree.parents.tolist()))
+
+
+def conditional_sums(tree: DraftTree) -> list[float]:
+    sums: dict[int, float] = {}
+    for parent, prob in zip(tree.parents.tolist(), tree.probs.tolist(), strict=True):
+        above = 1.0 if parent < 0 else float(tree.probs[parent])
+        sums[parent] = sums.get(parent, 0.0) + prob / above
+    return list(sums.values())
+
+
+def path_of(tree: DraftTree, answer: list[int]) -> list[int]:
+    path: list[int] = []
+    for node in range(len(tree)):
+        parent = path[-1] if path else -1
+        inside = len(path) < len(answer) - 1 and tree.parents[node] == parent
+        if inside and tree.tokens[node] == answer[len(path)]:
+            path.append(node)
+    return path
+
+
+@dataclass
+class Fixed:
+    """A source that always names the same tokens."""
+
+    kind: TokenSource = TokenSource.DATASTORE
+    found: Candidates = field(default_factory=lambda: Candidates((77, 78), (9, 1), 10, 2))
+    taken: list[int] = field(default_factory=list)
+
+    def extend(self, new: Int32Array) -> None:
+        self.taken += new.tolist()
+
+    def candidates(self, suffix: list[int]) -> Candidates:
+        return self.found if suffix[0] != 77 else NO_CANDIDATES
+
+    def reset(self) -> None:
+        self.taken.clear()
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.integers(0, 4), min_size=1, max_size=80),
+    st.lists(st.integers(0, 4), min_size=1, max_size=40),
+    st.integers(1, 63),
+    st.integers(1, 12),
+    st.integers(1, 8),
+    st.lists(st.floats(0.1, 8.0), min_size=64, max_size=64),
+)
+def test_trees_are_well_formed_whatever_comes(
+    prompt: list[int],
+    answer: list[int],
+    max_nodes: int,
+    max_depth: int,
+    max_leaves: int,
+    costs: list[float],
+) -> None:
+    drafter = Drafter(Calibration(), max_leaves=max_leaves)
+    drafter.sync(tokens(*prompt))
+    position = 0
+    while position < len(answer):
+        tree = drafter.draft(np.array(costs), max_nodes, max_depth)
+        assert tree.check() == ""
+        assert len(tree) <= max_nodes
+        assert tree.depths.max(initial=0) <= max_depth
+        assert num_leaves(tree) <= max_leaves
+        assert all(total < 1.0 + 1e-5 for total in conditional_sums(tree))
+        path = path_of(tree, answer[position:])
+        accepted = answer[position : position + len(path) + 1]
+        drafter.observe(tree, path, accepted)
+        position += len(accepted)
+    assert drafter.context.history().tolist() == prompt + answer
+
+
+def test_a_long_copy_is_drafted_to_its_end() -> None:
+    text = list(range(100, 200))
+    drafter = Drafter(Calibration())
+    drafter.sync(tokens(*text, 5, *text[:20]))
+    tree = drafter.draft(FLAT, 63, 100)
+    best = [int(tree.tokens[node]) for node in range(len(tree))]
+    assert best == text[20:83]
+    assert tree.parents.tolist() == list(range(-1, 62))
+    assert set(tree.sources.tolist()) == {TokenSource.PROMPT}
+    assert tree.probs[0] > 0.8
+
+
+def test_no_evidence_no_draft() -> None:
+    drafter = Drafter(Calibration())
+    assert len(drafter.draft(FLAT, 63, 10)) == 0
+    drafter.sync(tokens(1, 2, 3))
+    assert len(drafter.draft(FLAT, 63, 10)) == 0
+    assert drafter.root_candidates() == ([], [])
+
+
+def test_growth_stops_where_nothing_can_pay() -> None:
+    drafter = Drafter(Calibration())
+    drafter.sync(tokens(*range(50), *range(25)))
+    assert len(drafter.draft(STEEP, 63, 63)) == 0
+    assert len(drafter.root_candidates()[0]) == 1
+    cliff = np.array([1.0, 1.1, 1.2, 1.3, *[1e6] * 60])
+    assert 3 <= len(drafter.draft(cliff, 63, 63)) <= 4
+    assert len(drafter.draft(np.array([1.0, LEAST_GAIN]), 63, 63)) == 1
+
+
+@pytest.mark.parametrize(
+    ("max_nodes", "max_depth", "expected"), [(0, 9, 0), (9, 0, 0), (9, 3, 3), (2, 9, 2)]
+)
+def test_limits_are_kept(max_nodes: int, max_depth: int, expected: int) -> None:
+    drafter = Drafter(Calibration())
+    drafter.sync(tokens(*range(50), *range(25)))
+    assert len(drafter.draft(FLAT, max_nodes, max_depth)) == expected
+
+
+def test_every_candidate_under_root_and_accepted_nodes_is_learned_from() -> None:
+    drafter = Drafter(Calibration())
+    drafter.sync(tokens(1, 2, 3, 9, 1, 2, 4, 9, 1))
+    tree = drafter.draft(FLAT, 63, 5)
+    before = dict(zip(*drafter.root_candidates(), strict=True))
+    assert set(before) == {2}
+    path = path_of(tree, [2, 3, 0])
+    assert len(path) == 2
+    drafter.observe(tree, path, [2, 3, 0])
+    drafter.sync(tokens(1, 2, 3, 9, 1, 2, 4, 9, 1))
+    drafter.draft(FLAT, 63, 5)
+    after = dict(zip(*drafter.root_candidates(), strict=True))
+    assert after[2] > before[2]
+
+
+def test_wrong_candidates_lose_though_nothing_was_tested() -> None:
+    drafter = Drafter(Calibration())
+    drafter.sync(tokens(1, 2, 9, 1))
+    tree = drafter.draft(FLAT, 63, 1)
+    before = drafter.root_candidates()[1]
+    drafter.observe(tree.prefix(0), [], [5])
+    drafter.sync(tokens(1, 2, 9, 1))
+    drafter.draft(FLAT, 63, 1)
+    assert drafter.root_candidates()[1] < before
+
+
+def test_sync_keeps_what_is_shared_and_marks_where_tokens_came_from() -> None:
+    drafter = Drafter(Calibration())
+    drafter.sync(tokens(1, 2, 3))
+    drafter.observe(drafter.draft(FLAT, 0, 0), [], [4])
+    drafter.observe(drafter.draft(FLAT, 0, 0), [], [5])
+    drafter.sync(tokens(1, 2, 3, 4, 6, 7), 5)
+    assert drafter.context.history().tolist() == [1, 2, 3, 4, 6, 7]
+    prompt, output = TokenSource.PROMPT, TokenSource.OUTPUT
+    origins = drafter.context.origins[:6].tolist()
+    assert origins == [prompt, prompt, prompt, output, prompt, output]
+    drafter.sync(tokens(1, 2))
+    assert drafter.context.history().tolist() == [1, 2]
+    drafter.reset()
+    assert len(drafter.context) == 0
+
+
+def test_other_sources_add_candidates_and_strengthen_shared_ones() -> None:
+    alone = Drafter(Calibration())
+    source = Fixed()
+    joined = Drafter(Calibration(), sources=[source])
+    for drafter in (alone, joined):
+        drafter.sync(tokens(3, 77, 4, 3))
+        drafter.draft(FLAT, 63, 2)
+    lonely = dict(zip(*alone.root_candidates(), strict=True))
+    both = dict(zip(*joined.root_candidates(), strict=True))
+    assert set(lonely) == {77}
+    assert set(both) == {77, 78}
+    assert both[77] / (1 - sum(both.values())) > lonely[77] / (1 - lonely[77])
+    tree = joined.draft(FLAT, 63, 1)
+    assert tree.check() == ""
+    named = dict(zip(tree.tokens.tolist(), tree.sources.tolist(), strict=True))
+    assert named == {77: TokenSource.PROMPT, 78: TokenSource.DATASTORE}
+    joined.observe(tree, [], [6])
+    assert source.taken == [3, 77, 4, 3, 6]
+    joined.reset()
+    assert source.taken == []
+
+
+def test_observe_refuses_a_path_that_does_not_fit_its_tokens() -> None:
+    drafter = Drafter(Calibration())
+    drafter.sync(tokens(1, 2, 1))
+    tree = drafter.draft(FLAT, 4, 4)
+    with pytest.raises(ValueError, match="1 accepted nodes need 2 tokens"):
+        drafter.observe(tree, [0], [2])
+    assert len(drafter.context) == 3
+
+
+@pytest.mark.parametrize("limits", [{"max_nodes": 0}, {"max_nodes": 1025}, {"max_leaves": 0}])
+def test_impossible_limits_are_refused(limits: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="max_nodes must be"):
+        Drafter(Calibration(), **limits)  # type: ignore[arg-type]
