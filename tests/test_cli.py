@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+import sssd_local.cli
 import sssd_local.llm
 from sssd_local.cli import main
 from sssd_local.cli_options import run_options
@@ -302,6 +303,40 @@ def test_ctrl_c_keeps_what_was_written(
     result = call("m.gguf", "hi")
     assert (result.exit_code, result.stdout, result.stderr) == (130, "Hello there\n", "")
     assert fake.calls[-1][0] == "close"
+
+
+LOADING = "\r\x1b[Kloading the model: 50 %\r\x1b[K"
+READING = "\r\x1b[Kreading the prompt: 1 of 2 tokens\r\x1b[K"
+
+
+def test_long_work_is_shown_on_a_terminal_and_wiped(
+    fake: type[FakeLLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sssd_local.cli, "_is_terminal", lambda stream: True)
+    monkeypatch.setattr(sssd_local.cli, "QUIET_SECONDS", -1.0)
+    # Escapes are kept, as click does for a terminal.
+    result = CliRunner().invoke(main, ["run", "m.gguf", "hi"], color=True)
+    assert result.stdout == "Hello there\n"
+    assert result.stderr == LOADING + READING + "0 tokens\n"
+
+
+def test_quick_work_is_not_shown(fake: type[FakeLLM], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sssd_local.cli, "_is_terminal", lambda stream: True)
+    monkeypatch.setattr(sssd_local.cli, "QUIET_SECONDS", 1e9)
+    assert call("m.gguf", "hi").stderr == "0 tokens\n"
+    assert call("m.gguf", "hi", "--stats", "none").stderr == ""
+
+
+@pytest.mark.parametrize("method", ["load", "prompt"])
+def test_ctrl_c_while_a_real_model_loads_or_reads(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sssd_local.cli._Progress, method, interrupt)
+    result = call(str(tiny_model()), "a", "--raw", "--ctx", "128", "--speculation", "off")
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "")
 
 
 def command(*arguments: object) -> list[str]:

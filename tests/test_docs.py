@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import click
+import pytest
 from click.testing import CliRunner
 
+import sssd_local
 from sssd_local.cli import main
+from sssd_local.llm import LLM
 
-PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "cli.md"
 INTRODUCTION = """\
 # Command line
 
@@ -47,10 +54,44 @@ def test_the_page_shows_the_help_as_it_is() -> None:
 
 
 def test_the_readme_names_every_command_and_no_other() -> None:
-    readme = (PAGE.parent.parent / "README.md").read_text()
     assert isinstance(main, click.Group)
-    for name in main.commands:
-        assert f"sssd-local {name}" in readme
+    named = re.findall(r"\bsssd-local ([a-z]+) [A-Zm]", readme())
+    assert set(named) == set(main.commands)
+
+
+def readme() -> str:
+    return (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_readme_names_no_option_that_is_missing() -> None:
+    # Commands of other programs have options of their own.
+    ours = [line for line in readme().splitlines() if line.startswith(("| `", "$ sssd-local"))]
+    named = set(re.findall(r"--[a-z-]+", " ".join(ours)))
+    assert named
+    assert named <= set(re.findall(r"--[a-z-]+", help_texts()["sssd-local run"]))
+
+
+def test_links_inside_the_repository_lead_somewhere() -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", readme())
+    assert "docs/cli.md" in targets
+    assert [target for target in targets if not (ROOT / target).is_file()] == []
+
+
+def test_the_example_in_the_readme_runs(
+    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", readme(), re.DOTALL)
+    model = functools.partial(LLM, ctx=128, speculation="off")
+    monkeypatch.setattr(sssd_local, "LLM", lambda _: model(tiny_model()), raising=False)
+    printed: list[str] = []
+    exec(example, {"print": lambda text, **_: printed.append(text)})
+    assert re.match(r"\d+ tokens?\b", printed[-1])
+
+
+def test_the_numbers_have_their_place() -> None:
+    before, _, after = readme().partition("<!-- numbers -->")
+    assert before.endswith("## Numbers\n\n")
+    assert after.count("<!-- /numbers -->") == 1
 
 
 if __name__ == "__main__":

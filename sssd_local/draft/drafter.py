@@ -54,6 +54,7 @@ class Drafter:
         self.max_leaves = max_leaves
         # Candidates looked at under each node of the last draft; -1 is the root.
         self._expansions: dict[int, Expansion] = {}
+        self._bar: _Bar | None = None
 
     def sync(self, tokens: Int32Array, num_prompt_tokens: int | None = None) -> None:
         """Makes the tables hold exactly this history, int32 [n], at the start of an answer.
@@ -85,7 +86,10 @@ class Drafter:
         limit = min(max_nodes, self.max_nodes, len(costs) - 1)
         if limit < 1 or max_depth < 1 or not len(self.context):
             return empty_tree()
-        return _Growth(self, costs, limit, max_depth).grow()
+        bar = self._bar
+        if bar is None or bar.curve is not costs or len(bar.costs) != limit + 1:
+            bar = self._bar = _Bar(costs, limit)
+        return _Growth(self, bar, max_depth).grow()
 
     def observe(self, tree: DraftTree, path: Sequence[int], token_ids: Sequence[int]) -> None:
         """Learns from a verified step and takes in its tokens.
@@ -173,12 +177,28 @@ def _effort(prob: float) -> int:
     return max(LEAST_EFFORT, int(EFFORT * prob))
 
 
+class _Bar:
+    """What a cost curve asks of a draft's first node; most steps stop there, so it is kept."""
+
+    def __init__(self, curve: Float64Array, limit: int) -> None:
+        self.curve = curve
+        self.array = curve[: limit + 1]
+        self.costs: list[float] = self.array.tolist()
+        self.first = _least_probability(self.array[1:], LEAST_GAIN / self.costs[0], 1.0)
+
+
+def _least_probability(costs: Float64Array, best_rate: float, expected: float) -> float:
+    """The least probability at which some larger size could still beat the best rate."""
+    return float(((best_rate * costs - expected) / _COUNTS[: len(costs)]).min())
+
+
 class _Growth:
     """One draft being grown."""
 
-    def __init__(self, drafter: Drafter, costs: Float64Array, limit: int, max_depth: int) -> None:
+    def __init__(self, drafter: Drafter, bar: _Bar, max_depth: int) -> None:
         self._drafter = drafter
-        self._costs = costs[: limit + 1]
+        self._bar = bar
+        self._costs = bar.array
         self._max_depth = max_depth
         self._recent = drafter.context.recent()
         self._waiting: list[tuple[float, int, int, Expansion, int]] = []
@@ -191,14 +211,14 @@ class _Growth:
         self._evidence: list[int] = []
         self._depths: list[int] = []
         # The last entry is the root's, so that parent -1 finds it.
-        self._has_child = [False] * limit + [True]
+        self._has_child = [False] * (len(bar.costs) - 1) + [True]
 
     def grow(self) -> DraftTree:
         """Adds the likeliest waiting node until no further one can pay."""
-        costs = self._costs.tolist()
+        costs = self._bar.costs
         best_rate, expected = LEAST_GAIN / costs[0], 1.0
         self._push(-1, self._drafter.expand(-1, self._recent, 0), 1.0)
-        needed = self._needed(best_rate, expected)
+        needed = self._bar.first
         while self._waiting:
             negative, _, parent, expansion, index = heappop(self._waiting)
             prob = -negative
@@ -216,6 +236,8 @@ class _Growth:
                 needed = self._needed(best_rate, expected)
             if prob >= needed:
                 self._expand(size - 1, expansion, index, prob)
+        if not self._tokens:
+            return empty_tree()
         return tree_from_lists(
             self._tokens, self._parents, self._probs, self._sources, self._evidence
         )
@@ -265,9 +287,7 @@ class _Growth:
             heappush(self._waiting, (-prob * conditional, self._pushed, node, expansion, index))
 
     def _needed(self, best_rate: float, expected: float) -> float:
-        """The least probability at which some larger size could still beat the best rate."""
-        costs = self._costs[len(self._tokens) + 1 :]
-        return float(((best_rate * costs - expected) / _COUNTS[: len(costs)]).min())
+        return _least_probability(self._costs[len(self._tokens) + 1 :], best_rate, expected)
 
 
 _COUNTS = np.arange(1, 1025, dtype=np.float64)

@@ -73,7 +73,6 @@ _SYMBOLS = (
     "llama_set_abort_callback",
     "llama_set_n_threads",
     "llama_supports_gpu_offload",
-    "llama_synchronize",
     "llama_token_data_array",
     "llama_token_to_piece",
     "llama_tokenize",

@@ -51,6 +51,9 @@ class Context:
         self._memory = C.llama_get_memory(self._handle)
         self._num_rows = 0
         self.decode_seconds = 0.0
+        self._pointer: Any = None
+        self._view = np.zeros((0, self.num_vocab), np.float32)
+        self._view_address = 0
         self._allocate_batch()
 
     def _create(self, config: ModelConfig, threads: int, threads_batch: int) -> Any:
@@ -83,6 +86,9 @@ class Context:
         self._positions = np.zeros(rows, np.int32)
         self._wanted = np.zeros(rows, np.int8)
         self._counts = np.zeros(rows, np.int32)
+        # A memoryview's items cost a third of an array's.
+        views = (self._tokens, self._positions, self._counts, self._wanted)
+        self._scalars = tuple(memoryview(view.data) for view in views)
         self._all_ids = np.arange(self.num_sequences, dtype=np.int32)
         self._ids = np.tile(self._all_ids, (rows, 1))
         stride = self._ids.strides[0]
@@ -155,6 +161,16 @@ class Context:
         finally:
             self._ids[:rows] = self._all_ids
 
+    def decode_one(self, token: int, position: int) -> None:
+        """Evaluates one token on all ids, the step of plain decoding."""
+        if self._handle is None:
+            raise BackendError("the model is closed")
+        if not (0 <= token < self.num_vocab and 0 <= position < self.ctx):
+            raise BackendError(f"token {token} at position {position} is out of range")
+        tokens, positions, counts, wanted = self._scalars
+        tokens[0], positions[0], counts[0], wanted[0] = token, position, self.num_sequences, 1
+        self._run(1, 1)
+
     def _fill(self, tokens: Int32Array, positions: Int32Array) -> None:
         rows = len(tokens)
         if self._handle is None:
@@ -173,7 +189,8 @@ class Context:
         self._batch.n_tokens = rows
         start = time.perf_counter()
         result = C.llama_decode(self._handle, self._batch)
-        C.llama_synchronize(self._handle)
+        # Waits for the device too; where nothing is wanted the pointer is not used.
+        self._pointer = C.llama_get_logits(self._handle)
         self.decode_seconds = time.perf_counter() - start
         if result == 2:
             raise Cancelled("the evaluation was stopped")
@@ -186,8 +203,11 @@ class Context:
         """Logits of the last batch: a view, float32 [rows with logits, vocabulary]."""
         if not self._num_rows:
             raise BackendError("the last batch has no logits")
-        pointer = C.llama_get_logits(self._handle)
-        return np.ctypeslib.as_array(pointer, (self._num_rows, self.num_vocab))
+        address = ctypes.addressof(self._pointer.contents)
+        if address != self._view_address or len(self._view) != self._num_rows:
+            self._view = np.ctypeslib.as_array(self._pointer, (self._num_rows, self.num_vocab))
+            self._view_address = address
+        return self._view
 
     def set_threads(self, threads: int, threads_batch: int) -> None:
         """Threads for one-token steps and for wider batches."""

@@ -86,8 +86,6 @@ class Engine:
         self.ledger = Ledger(context, can_roll_back=not model.facts.recurrent)
         self.reused_tokens = 0
         self._offset = 0
-        self._one_token = np.zeros(1, np.int32)
-        self._one_position = np.zeros(1, np.int32)
 
     def evaluate_prompt(self, request: Request) -> int:
         """Brings the prompt into the cache, as far as it is not there, and samples after it."""
@@ -157,8 +155,7 @@ class Engine:
         """Evaluates root and nodes in one batch; returns the nodes' sequence masks."""
         length = self.ledger.length
         if not len(tree):
-            self._one_token[0], self._one_position[0] = root, length
-            self.context.decode_rows(self._one_token, self._one_position, None)
+            self.context.decode_one(root, length)
             return None
         masks = leaf_masks(tree.parents.tolist())
         tokens = np.concatenate((np.array([root], np.int32), tree.tokens))

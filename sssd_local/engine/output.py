@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sssd_local.config import MAX_WIDTH
 from sssd_local.draft.tree import DraftTree, TokenSource
@@ -13,8 +13,7 @@ from sssd_local.engine.text import TextAssembler
 from sssd_local.engine.verify import Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
+class StepResult(NamedTuple):
     """What one step added: accepted tokens and the one sampled after them, with their texts.
 
     `pieces[i]` is the text token i released; `tested` and `accepted` count drafted nodes; times in

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,7 +16,9 @@ Float64Array = NDArray[np.float64]
 # A step's time counts in the account within this factor of what it should have taken: a stalled
 # machine is no reason to stop speculating.
 MAX_SURPRISE = 2.0
-# Plain steps of a very fast model teach the cost model no more often than this.
+# Plain steps teach the cost model in groups, by the median of each, as one lesson costs as much
+# as a draft; those of a very fast model less often still.
+LESSON_STEPS = 4
 LESSON_SECONDS = 0.002
 
 
@@ -24,6 +28,7 @@ class Sizer:
     def __init__(self, cost: CostModel) -> None:
         self.cost = cost
         self._account = Account()
+        self._plain_times: list[float] = []
         self._since_lesson = 0.0
 
     def begin(self) -> None:
@@ -63,14 +68,23 @@ class Sizer:
         width = len(probs) + 1
         costs = self.cost.curve(context_length)
         plain, predicted = costs.item(0), costs.item(width - 1)
-        self._since_lesson += decode_seconds
-        if width > 1 or self._since_lesson > LESSON_SECONDS:
+        if width > 1:
             self.cost.observe(width, context_length, decode_seconds)
-            self._since_lesson = 0.0
+        else:
+            self._observe_plain(context_length, decode_seconds)
         if self.cost.is_measured and predicted < np.inf:
             bounded = min(max(decode_seconds, predicted / MAX_SURPRISE), predicted * MAX_SURPRISE)
             tokens = float(probs.sum()) if width > 1 else 0.0
             self._account.record(tokens, num_accepted, bounded + draft_seconds, plain)
+
+    def _observe_plain(self, context_length: int, seconds: float) -> None:
+        self._plain_times.append(seconds)
+        self._since_lesson += seconds
+        enough = len(self._plain_times) >= LESSON_STEPS and self._since_lesson > LESSON_SECONDS
+        if enough or not self.cost.is_measured:
+            self.cost.observe(1, context_length, median(self._plain_times))
+            self._plain_times.clear()
+            self._since_lesson = 0.0
 
     def plain_seconds(self, context_length: int) -> float | None:
         """Measured seconds of a one-token step, None before one was measured."""
