@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any, Literal, TypeVar, cast, get_args
 
 from sssd_local.errors import ConfigError
@@ -16,6 +18,10 @@ Overflow = Literal["drop-oldest", "shift", "stop"]
 KV_TYPES: tuple[str, ...] = get_args(KvType)
 OVERFLOWS: tuple[str, ...] = get_args(Overflow)
 MAX_WIDTH = 64
+LARGEST = 2**31 - 1
+# Colder than this is greedy: the odds of any other token are below what a float32 holds.
+LEAST_TEMPERATURE = 1e-4
+LARGEST_BIAS = 1e6
 
 Config = TypeVar("Config")
 
@@ -25,18 +31,46 @@ def _require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def _require_number(name: str, value: object) -> None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _number(name: str, value: object) -> float:
+    good = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     _require(good, f"{name} must be a finite number, got {value!r}")
+    return float(cast(float, value))
 
 
-def _require_integer(name: str, value: object, low: int, high: int | None = None) -> None:
+def _integer(name: str, value: object, low: int, high: int | None = None) -> int:
     span = f"at least {low}" if high is None else f"from {low} to {high}"
-    good = isinstance(value, int) and not isinstance(value, bool) and value >= low
+    good = isinstance(value, Integral) and not isinstance(value, bool)
+    number = int(cast(int, value)) if good else low - 1
     _require(
-        good and (high is None or cast(int, value) <= high),
+        number >= low and (high is None or number <= high),
         f"{name} must be a whole number {span}, got {value!r}",
     )
+    # llama.cpp takes 32 bits and would wrap around silently.
+    _require(number <= (high or LARGEST), f"{name} is too large: {number}")
+    return number
+
+
+def _set(config: object, name: str, value: object) -> None:
+    """Stores a canonical value in a frozen config."""
+    object.__setattr__(config, name, value)
+
+
+def _checked_bias(bias: object) -> dict[int, float]:
+    _require(isinstance(bias, Mapping), f"logit_bias must map token ids to numbers, got {bias!r}")
+    checked: dict[int, float] = {}
+    for token, value in cast(Mapping[object, object], bias).items():
+        good = isinstance(value, Real) and not isinstance(value, bool) and not math.isnan(value)
+        good = good and (value == -math.inf or abs(cast(float, value)) <= LARGEST_BIAS)
+        _require(good, f"logit_bias of token {token} must be a number, got {value!r}")
+        checked[_integer("logit_bias token", token, 0)] = float(cast(float, value))
+    return checked
+
+
+def _as_json(schema: object) -> str:
+    try:
+        return json.dumps(schema)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"json_schema cannot be written as JSON: {error}") from error
 
 
 def parse_speculation(value: str | int) -> str | int:
@@ -65,19 +99,15 @@ class ModelConfig:
     verbose: bool = False
 
     def __post_init__(self) -> None:
-        if self.ctx is not None:
-            _require_integer("ctx", self.ctx, 8)
-        if self.threads is not None:
-            _require_integer("threads", self.threads, 1, 1024)
-        if self.threads_batch is not None:
-            _require_integer("threads_batch", self.threads_batch, 1, 1024)
-        if self.gpu_layers is not None:
-            _require_integer("gpu_layers", self.gpu_layers, -1)
+        spans = {"ctx": (8, None), "threads": (1, 1024), "threads_batch": (1, 1024)}
+        for name, (low, high) in {**spans, "gpu_layers": (-1, None)}.items():
+            if getattr(self, name) is not None:
+                _set(self, name, _integer(name, getattr(self, name), low, high))
         _require(
             self.kv_type in KV_TYPES,
             f"kv_type must be one of {', '.join(KV_TYPES)}, got {self.kv_type!r}",
         )
-        object.__setattr__(self, "speculation", parse_speculation(self.speculation))
+        _set(self, "speculation", parse_speculation(self.speculation))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,29 +129,35 @@ class SamplingConfig:
     json_schema: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "top_p", "min_p", "typical_p", "repeat_penalty"):
-            _require_number(name, getattr(self, name))
+        numbers = "temperature top_p min_p typical_p repeat_penalty presence_penalty"
+        for name in (*numbers.split(), "frequency_penalty"):
+            _set(self, name, _number(name, getattr(self, name)))
         for name in ("presence_penalty", "frequency_penalty"):
-            _require_number(name, getattr(self, name))
             _require(
                 -2 <= getattr(self, name) <= 2,
                 f"{name} must be from -2 to 2, got {getattr(self, name)}",
             )
         _require(self.temperature >= 0, f"temperature must be 0 or more, got {self.temperature}")
-        _require_integer("top_k", self.top_k, 0)
+        if self.temperature < LEAST_TEMPERATURE:
+            _set(self, "temperature", 0.0)
         _require(0 < self.top_p <= 1, f"top_p must be in (0, 1], got {self.top_p}")
         _require(0 <= self.min_p <= 1, f"min_p must be in [0, 1], got {self.min_p}")
         _require(0 < self.typical_p <= 1, f"typical_p must be in (0, 1], got {self.typical_p}")
         _require(self.repeat_penalty > 0, f"repeat_penalty must be > 0, got {self.repeat_penalty}")
-        _require_integer("penalty_last_n", self.penalty_last_n, 0)
+        _require(
+            0.01 <= self.repeat_penalty <= 100,
+            f"repeat_penalty must be from 0.01 to 100, got {self.repeat_penalty}",
+        )
+        for name in ("top_k", "penalty_last_n"):
+            _set(self, name, _integer(name, getattr(self, name), 0))
         if self.seed is not None:
-            _require_integer("seed", self.seed, 0, 2**32 - 2)
-        for token, bias in self.logit_bias.items():
-            _require_integer("logit_bias token", token, 0)
-            good = isinstance(bias, int | float) and not math.isnan(bias) and bias != math.inf
-            _require(good, f"logit_bias of token {token} must be a number, got {bias!r}")
+            _set(self, "seed", _integer("seed", self.seed, 0, 2**32 - 2))
+        _set(self, "logit_bias", _checked_bias(self.logit_bias))
+        if self.json_schema is not None and not isinstance(self.json_schema, str):
+            _set(self, "json_schema", _as_json(self.json_schema))
         for name in ("grammar", "json_schema"):
             text = getattr(self, name)
+            _require(text is None or isinstance(text, str), f"{name} must be text, got {text!r}")
             _require(text is None or text.strip() != "", f"{name} is empty")
         _require(
             self.grammar is None or self.json_schema is None,
@@ -139,13 +175,15 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None:
-            _require_integer("max_tokens", self.max_tokens, 1)
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+            _set(self, "max_tokens", _integer("max_tokens", self.max_tokens, 1))
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
+        _require(isinstance(stop, Iterable), f"stop must be texts, got {stop!r}")
+        stop = tuple(stop)
         _require(
             all(isinstance(text, str) and text for text in stop),
             f"stop must be texts that are not empty, got {stop!r}",
         )
-        object.__setattr__(self, "stop", stop)
+        _set(self, "stop", stop)
         _require(
             self.overflow in OVERFLOWS,
             f"overflow must be one of {', '.join(OVERFLOWS)}, got {self.overflow!r}",

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import operator
 import os
-import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from sssd_local import overflow
-from sssd_local.chat.session import ChatSession
+from sssd_local.call import ALIASES, Call, Chunk, Completion, Turn, chunk_of, complete
+from sssd_local.chat.session import AnyMessage, ChatSession
 from sssd_local.chat.template import ChatTemplate
 from sssd_local.config import GenerationConfig, ModelConfig, SamplingConfig, split_options
 from sssd_local.costs import measured_costs
@@ -33,58 +34,9 @@ from sssd_local.hardware.sizer import Sizer
 from sssd_local.hardware.threads import default_threads
 from sssd_local.stats import Stats, Tally
 
+__all__ = ["LLM", "Chunk", "Completion", "Stats"]
+
 Message = Mapping[str, str]
-
-_ALIASES = {"temp": "temperature"}
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A piece of an answer as it is written.
-
-    `pieces[i]` is the text that `token_ids[i]` released and `sources[i]` where the token came from
-    (model, prompt, output, datastore, memory or recycle). `finish_reason` (stop, length, cancelled)
-    and `stats` come with the last chunk.
-    """
-
-    text: str
-    token_ids: tuple[int, ...]
-    sources: tuple[str, ...]
-    pieces: tuple[str, ...]
-    finish_reason: str | None = None
-    stats: Stats | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """A whole answer."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    sources: tuple[str, ...]
-    finish_reason: str
-    stats: Stats
-
-
-@dataclass(slots=True)
-class _Call:
-    """One call's options and what it does at the context's end and at its own."""
-
-    sampling: SamplingConfig
-    generation: GenerationConfig
-    progress: Callable[[int, int], None] | None
-    stop: tuple[str, ...]
-    make_room: overflow.MakeRoom = overflow.stop
-    record: Callable[[Sequence[int]], None] | None = None
-    num_written: int = 0
-
-    @classmethod
-    def from_options(cls, options: dict[str, Any]) -> _Call:
-        progress = options.pop("prompt_progress", None)
-        sampling, generation = split_options(
-            options, SamplingConfig, GenerationConfig, aliases=_ALIASES
-        )
-        return cls(sampling, generation, progress, generation.stop)
 
 
 class LLM:
@@ -105,10 +57,9 @@ class LLM:
         **options: Any,
     ) -> None:
         (config,) = split_options(options, ModelConfig)
-        self._lock = threading.Lock()
-        self._cancelled = threading.Event()
+        self._turn = Turn()
+        self._latest: Call | None = None
         self._closed = False
-        self._active: weakref.ref[Generator[Chunk, None, None]] | None = None
         self.config: ModelConfig = config
         self.threads = config.threads or default_threads()
         self.threads_batch = config.threads_batch or config.threads or default_threads()
@@ -120,6 +71,7 @@ class LLM:
             facts = self._model.facts
             source = config.chat_template or facts.chat_template
             self._template = ChatTemplate(source, bos=facts.bos, eos=facts.eos)
+            self._template_arguments: Mapping[str, Any] = {}
             self._session = self._new_session()
         except BaseException:
             self._free()
@@ -130,7 +82,8 @@ class LLM:
         recurrent = self._model.facts.recurrent
         width = {"auto": None, "off": 1}.get(str(speculation), speculation)
         self.speculation_note = "no speculation: this model cannot roll back" if recurrent else ""
-        if width is None and not recurrent:
+        self._is_probed = width is None and not recurrent
+        if self._is_probed:
             cost = measured_costs(
                 self._model, context, self.config, self.threads, self.threads_batch
             )
@@ -140,9 +93,12 @@ class LLM:
         forced = None if width is None else int(width)
         return Engine(self._model, context, drafter, Sizer(cost), 1 if recurrent else forced)
 
-    def _new_session(self) -> ChatSession:
-        return ChatSession(
-            self._template.render, self.tokenize, self._model.piece, bos=self._model.facts.bos
+    def _new_session(self) -> _CountingSession:
+        return _CountingSession(
+            lambda messages: self._template.render(messages, **self._template_arguments),
+            self.tokenize,
+            self._model.piece,
+            bos=self._model.facts.bos,
         )
 
     @property
@@ -159,7 +115,8 @@ class LLM:
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of token ids, with U+FFFD for bytes that are no UTF-8."""
-        return b"".join(map(self._model.piece, tokens)).decode("utf-8", "replace")
+        ids = self._checked_tokens(tokens).tolist()
+        return b"".join(map(self._model.piece, ids)).decode("utf-8", "replace")
 
     def generate(self, prompt: str | Sequence[int], **options: Any) -> Completion:
         """Continues a text or token ids, without a chat template.
@@ -167,11 +124,11 @@ class LLM:
         Options are the fields of SamplingConfig and GenerationConfig, and `prompt_progress(done,
         total)`. Raises SSSDError for what a user can mend.
         """
-        return _complete(self.stream(prompt, **options))
+        return complete(self.stream(prompt, **options))
 
     def stream(self, prompt: str | Sequence[int], **options: Any) -> Iterator[Chunk]:
         """Like `generate`, chunk by chunk; safe to leave at any time."""
-        call = _Call.from_options(options)
+        call = Call.from_options(options)
         self._open_context()
         tokens = self._prompt_tokens(prompt)
         if call.generation.overflow != "stop":
@@ -180,19 +137,22 @@ class LLM:
 
     def chat(self, messages: Sequence[Message], **options: Any) -> Completion:
         """Answers a conversation of {"role", "content"} messages through the model's template."""
-        return _complete(self.stream_chat(messages, **options))
+        return complete(self.stream_chat(messages, **options))
 
     def stream_chat(self, messages: Sequence[Message], **options: Any) -> Iterator[Chunk]:
         """Like `chat`, chunk by chunk; safe to leave at any time.
 
         With overflow `drop-oldest` or `shift` the oldest turns are left out when the conversation
-        does not fit. What the last answer left in the cache is not evaluated again.
+        does not fit; `num_dropped_messages` tells how many. What the last answer left in the cache
+        is not evaluated again. `template_arguments` are further variables of the chat template.
         """
-        call = _Call.from_options(options)
+        self._template_arguments = _checked_arguments(options.pop("template_arguments", {}))
+        call = Call.from_options(options)
         call.stop = (*call.generation.stop, *self._template.stop)
         call.record = self._session.record
         ctx = self._open_context().ctx
-        kept = [dict(message) for message in messages]
+        self._session.num_dropped = 0
+        kept = _checked_messages(messages)
         if call.generation.overflow != "stop":
             kept, _ = self._session.fit(kept, ctx - 1)
         tokens = np.array(self._session.encode(kept), np.int32)
@@ -202,11 +162,50 @@ class LLM:
             call.make_room = overflow.shift(self._system_length(kept, tokens))
         return self._start(tokens, call)
 
+    def render_chat(
+        self, messages: Sequence[Message], template_arguments: Mapping[str, Any] | None = None
+    ) -> str:
+        """The prompt text that the chat template makes of a conversation."""
+        return self._template.render(messages, **_checked_arguments(template_arguments or {}))
+
+    @property
+    def num_dropped_messages(self) -> int:
+        """How many of the oldest messages the last chat answer did without, so that it fitted."""
+        return self._session.num_dropped
+
+    def set_speculation(self, value: str | int) -> None:
+        """Changes how much is drafted from the next answer on: auto, off or a width.
+
+        For auto the machine is measured unless that was done; this empties the cache.
+        """
+        config = replace(self.config, speculation=value)
+        with self._exclusive():
+            width = {"auto": None, "off": 1}.get(str(config.speculation), config.speculation)
+            recurrent = self._model.facts.recurrent
+            if width is None and not (recurrent or self._is_probed):
+                self._measure()
+            self._engine.width = 1 if recurrent else None if width is None else int(width)
+            self.config = config
+
+    def _measure(self) -> None:
+        context = self._open_context()
+        self._engine.ledger.clear()
+        try:
+            cost = measured_costs(
+                self._model, context, self.config, self.threads, self.threads_batch
+            )
+            self._engine.sizer = Sizer(cost)
+            self._is_probed = True
+        finally:
+            # Ctrl-C may have ended the measuring half-way.
+            self._engine.ledger.clear()
+
     def _system_length(self, messages: list[dict[str, str]], tokens: Int32Array) -> int:
         """How many first tokens of a conversation are its system message."""
         if not messages or messages[0].get("role") != "system":
             return int(self._model.facts.add_bos)
-        other = self._template.render([messages[0], {"role": "user", "content": "\ufffd"}])
+        first = [messages[0], {"role": "user", "content": "\ufffd"}]
+        other = self._template.render(first, **self._template_arguments)
         probe = np.array(self._session.tokenize(other), np.int32)
         size = min(len(probe), len(tokens))
         differs = np.flatnonzero(probe[:size] != tokens[:size])
@@ -215,97 +214,133 @@ class LLM:
     def _prompt_tokens(self, prompt: str | Sequence[int]) -> Int32Array:
         if isinstance(prompt, str):
             return self._model.tokenize(prompt, add_special=True, parse_special=True)
-        tokens = np.asarray(prompt, np.int64).reshape(-1)
-        if len(tokens) and not 0 <= tokens.min() <= tokens.max() < self._model.facts.num_vocab:
-            raise ConfigError(f"token ids must be from 0 to {self._model.facts.num_vocab - 1}")
-        return tokens.astype(np.int32)
+        return self._checked_tokens(prompt)
 
-    def _start(self, tokens: Int32Array, call: _Call) -> Iterator[Chunk]:
+    def _checked_tokens(self, tokens: Sequence[int]) -> Int32Array:
+        last = self._model.facts.num_vocab - 1
+        try:
+            ids = [operator.index(token) for token in tokens]
+        except TypeError:
+            raise ConfigError(
+                f"a text or a list of token ids is needed, got {type(tokens).__name__}"
+            ) from None
+        if any(not 0 <= token <= last for token in ids):
+            raise ConfigError(f"token ids must be from 0 to {last}")
+        return np.array(ids, np.int32)
+
+    def _start(self, tokens: Int32Array, call: Call) -> Iterator[Chunk]:
         stream = self._run(tokens, call)
-        self._active = weakref.ref(stream)
+        call.stream = weakref.ref(stream)
+        self._latest = call
         return stream
 
-    def _run(self, tokens: Int32Array, call: _Call) -> Generator[Chunk, None, None]:
-        self._acquire()
+    def _run(self, tokens: Int32Array, call: Call) -> Generator[Chunk, None, None]:
         tally = Tally(len(tokens), self.speculation_note)
         ids: list[int] = []
-        start = first = time.perf_counter()
+        start = time.perf_counter()
+        prompt_seconds = 0.0
         try:
-            request = self._request(tokens, call)
-            with closing(answer(self._engine, request)) as steps:
+            self._begin(call)
+            with closing(answer(self._engine, self._request(tokens, call))) as steps:
                 for step in steps:
-                    if not tally.tokens:
-                        first = time.perf_counter()
+                    prompt_seconds = prompt_seconds or time.perf_counter() - start
                     tally.add(step)
                     call.num_written = tally.tokens
                     ids.extend(step.token_ids)
                     if step.finish_reason is not None:
                         break
-                    yield _chunk(step)
+                    yield chunk_of(step)
             last = step
         except Cancelled:
             last = StepResult((), (), (), "cancelled")
         finally:
-            if call.record is not None:
-                call.record(ids)
-            self._lock.release()
-        yield _chunk(last, self._finish(tally, first - start, time.perf_counter() - first))
+            self._end(call, ids)
+        yield chunk_of(last, self._finish(tally, prompt_seconds))
 
-    def _request(self, tokens: Int32Array, call: _Call) -> Request:
+    def _request(self, tokens: Int32Array, call: Call) -> Request:
         return Request(
             prompt=tokens,
             sampler=new_sampler(self._model, call.sampling, tokens),
             max_tokens=call.generation.max_tokens,
             stop=call.stop,
             make_room=lambda history: call.make_room(history, call.num_written),
-            should_stop=self._cancelled.is_set,
+            should_stop=call.should_stop,
             progress=call.progress,
         )
 
-    def _finish(self, tally: Tally, prompt_seconds: float, seconds: float) -> Stats:
+    def _finish(self, tally: Tally, prompt_seconds: float) -> Stats:
         return tally.finish(
             reused_tokens=self._engine.reused_tokens,
             prompt_seconds=prompt_seconds,
-            seconds=seconds,
             plain=self._engine.plain_seconds(),
         )
 
-    def _acquire(self) -> None:
-        if not self._lock.acquire(blocking=False):
-            raise BusyError(
-                "this model is writing another answer; finish or close that one first, or load the "
-                "model a second time"
-            )
+    def _begin(self, call: Call) -> None:
+        self._turn.take(call)
         if self._closed:
-            self._lock.release()
             raise SSSDError("this model is closed; load it again")
-        self._cancelled.clear()
+
+    def _end(self, call: Call, ids: Sequence[int] = ()) -> None:
+        if self._turn.holder is not call:
+            return
+        try:
+            if call.record is not None:
+                call.record(ids)
+        finally:
+            self._turn.give_back(call)
+            if self._closed:
+                self._free_when_idle()
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        call = Call()
+        try:
+            self._begin(call)
+            yield
+        finally:
+            self._end(call)
 
     def cancel(self) -> None:
-        """Ends the running answer after the current step; may be called from another thread."""
-        self._cancelled.set()
+        """Ends the running answer after the current step, or the one about to be read.
+
+        May be called from another thread and from a signal handler.
+        """
+        call = self._turn.holder or self._latest
+        if call is not None:
+            call.cancelled = True
 
     def reset(self) -> None:
         """Forgets the conversation: cache and n-gram tables are emptied, learned odds stay."""
-        self._acquire()
-        try:
+        with self._exclusive():
             self._engine.reset()
             self._session = self._new_session()
-        finally:
-            self._lock.release()
 
     def close(self) -> None:
-        """Ends a running answer and frees the model; doing it twice is harmless."""
+        """Ends a running answer and frees the model; doing it twice is harmless.
+
+        An answer that is running in another thread ends at its next step; the model is freed then.
+        """
         self._closed = True
-        self._cancelled.set()
-        active = self._active() if self._active is not None else None
-        if active is not None:
-            # A generator that is running in another thread cannot be closed from here; it ends
-            # by itself at the next step and then gives the lock back.
+        self.cancel()
+        call = self._turn.holder
+        stream = call.stream() if call is not None and call.stream is not None else None
+        if stream is not None:
+            # A generator that is running cannot be closed from here; it ends by itself.
             with suppress(ValueError):
-                active.close()
-        with self._lock:
+                stream.close()
+        self._free_when_idle()
+
+    def _free_when_idle(self) -> None:
+        call = Call()
+        try:
+            self._turn.take(call)
+        except BusyError:
+            # The call that has the turn frees the model when it ends.
+            return
+        try:
             self._free()
+        finally:
+            self._turn.give_back(call)
 
     def _free(self) -> None:
         if self._context is not None:
@@ -329,27 +364,32 @@ class LLM:
         self.close()
 
 
+class _CountingSession(ChatSession):
+    """Also counts the messages that `fit` left out."""
+
+    num_dropped = 0
+
+    def fit(self, messages: Sequence[AnyMessage], max_tokens: int) -> tuple[list[AnyMessage], int]:
+        kept, num_dropped = super().fit(messages, max_tokens)
+        self.num_dropped += num_dropped
+        return kept, num_dropped
+
+
+def _checked_messages(messages: Sequence[Message]) -> list[dict[str, str]]:
+    fine = isinstance(messages, Sequence) and not isinstance(messages, str)
+    if not fine or not all(isinstance(item, Mapping) and "role" in item for item in messages):
+        raise ConfigError('messages must be a list of {"role": …, "content": …}')
+    return [dict(message) for message in messages]
+
+
+def _checked_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    for name in ("messages", "add_generation_prompt"):
+        if name in arguments:
+            raise ConfigError(f"{name} is set for every chat; it cannot be a template argument")
+    return dict(arguments)
+
+
 def check_options(model_options: Mapping[str, Any], answer_options: Mapping[str, Any]) -> None:
     """Raises ConfigError for impossible or unknown options, before a model is loaded."""
     split_options(model_options, ModelConfig)
-    split_options(answer_options, SamplingConfig, GenerationConfig, aliases=_ALIASES)
-
-
-def _chunk(step: StepResult, stats: Stats | None = None) -> Chunk:
-    sources = tuple(source.label for source in step.sources)
-    text = "".join(step.pieces)
-    return Chunk(text, step.token_ids, sources, step.pieces, step.finish_reason, stats)
-
-
-def _complete(chunks: Iterator[Chunk]) -> Completion:
-    parts = list(chunks)
-    last = parts[-1]
-    assert last.finish_reason is not None
-    assert last.stats is not None
-    return Completion(
-        text="".join(part.text for part in parts),
-        token_ids=tuple(token for part in parts for token in part.token_ids),
-        sources=tuple(source for part in parts for source in part.sources),
-        finish_reason=last.finish_reason,
-        stats=last.stats,
-    )
+    split_options(answer_options, SamplingConfig, GenerationConfig, aliases=ALIASES)

@@ -14,7 +14,8 @@ MIN_SHOWN_SPEEDUP = 1.05
 class Stats:
     """Counts and times of one answer; times in milliseconds.
 
-    `prompt_ms` runs to the first token, `ms` from there to the last. `tested` are drafted nodes
+    `prompt_ms` runs to the first token, `ms` adds up the steps after it (not what the reader of a
+    stream does between them). `tested` are drafted nodes
     sent to the model, `accepted` those that came true. `plain_ms` is the measured time of a
     one-token step at this context and `speedup` is tokens × plain_ms ÷ ms; both are None where it
     was not measured. `step_overhead_ms` is the mean time a step spends outside llama_decode.
@@ -82,10 +83,9 @@ class Tally:
         self.decode_seconds += step.decode_seconds
         self.step_seconds += step.step_seconds
 
-    def finish(
-        self, *, reused_tokens: int, prompt_seconds: float, seconds: float, plain: float | None
-    ) -> Stats:
+    def finish(self, *, reused_tokens: int, prompt_seconds: float, plain: float | None) -> Stats:
         """The sums as Stats; `plain` is the seconds of a one-token step, if known."""
+        seconds = self.step_seconds
         timed_tokens = max(self.tokens - 1, 0)
         measured = plain is not None and seconds > 0 and timed_tokens > 0
         return Stats(

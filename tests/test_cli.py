@@ -26,7 +26,7 @@ from sssd_local.stats import Tally
 
 TinyModel = Callable[..., Path]
 MODEL_FIELDS = {item.name for item in fields(ModelConfig)}
-STATS = Tally(3).finish(reused_tokens=0, prompt_seconds=0.0, seconds=0.0, plain=None)
+STATS = Tally(3).finish(reused_tokens=0, prompt_seconds=0.0, plain=None)
 
 
 class FakeLLM:

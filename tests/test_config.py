@@ -257,3 +257,38 @@ def test_a_wrong_option_is_both_kinds_of_error() -> None:
 def test_the_names_for_choices_are_those_of_the_types() -> None:
     assert KV_TYPES == ("f32", "f16", "q8_0")
     assert OVERFLOWS == ("drop-oldest", "shift", "stop")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": 2**32 + 1}, "top_k is too large: 4294967297"),
+        ({"penalty_last_n": 2**31}, "penalty_last_n is too large"),
+        ({"repeat_penalty": 1e-40}, "repeat_penalty must be from 0.01 to 100"),
+        ({"logit_bias": {5: 3.5e38}}, "logit_bias of token 5 must be a number"),
+        ({"logit_bias": [5]}, "logit_bias must map token ids to numbers"),
+        ({"logit_bias": None}, "logit_bias must map token ids to numbers"),
+        ({"grammar": 5}, "grammar must be text, got 5"),
+        ({"json_schema": {"a": {1, 2}}}, "json_schema cannot be written as JSON"),
+    ],
+)
+def test_what_would_wrap_or_crash_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SamplingConfig(**options)
+
+
+@pytest.mark.parametrize("stop", [None, 5])
+def test_stop_must_be_texts(stop: Any) -> None:
+    with pytest.raises(ConfigError, match="stop must be texts"):
+        GenerationConfig(stop=stop)
+
+
+def test_a_context_beyond_32_bits_is_refused() -> None:
+    with pytest.raises(ConfigError, match="ctx is too large: 4294967304"):
+        ModelConfig(ctx=2**32 + 8)
+
+
+def test_values_are_stored_in_their_plain_form() -> None:
+    config = SamplingConfig(temperature=1e-40, json_schema={"type": "object"})  # type: ignore[arg-type]
+    assert config.temperature == 0.0
+    assert config.json_schema == '{"type": "object"}'

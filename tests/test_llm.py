@@ -255,6 +255,105 @@ def test_closing_while_another_thread_reads(tiny_model: TinyModel) -> None:
     assert reasons
 
 
+def test_a_refused_call_does_not_keep_close_from_ending(tiny_model: TinyModel) -> None:
+    llm = LLM(tiny_model(), ctx=128, threads=1, speculation="off")
+    first = llm.stream("the rain", **GREEDY)
+    next(first)
+    with pytest.raises(BusyError):
+        llm.generate("the rain", **GREEDY)
+    unread = llm.stream("the rain", **GREEDY)
+    llm.close()
+    assert list(first) == []
+    with pytest.raises(SSSDError, match="closed"):
+        list(unread)
+
+
+def test_closing_from_inside_a_call(tiny_model: TinyModel) -> None:
+    llm = LLM(tiny_model(), ctx=128, threads=1, speculation="off")
+    done = llm.generate("the rain", prompt_progress=lambda part, total: llm.close(), **GREEDY)
+    assert done.finish_reason == "cancelled"
+    with pytest.raises(SSSDError, match="closed"):
+        llm.generate("the rain", **GREEDY)
+
+
+def test_a_reader_that_stops_after_close_does_not_hold_it(tiny_model: TinyModel) -> None:
+    llm = LLM(tiny_model(), ctx=128, threads=1, speculation="off")
+    stream = llm.stream("the rain", temperature=0.0, max_tokens=100)
+    inside, go_on = threading.Event(), threading.Event()
+    original = llm._engine.decode
+
+    def slow(*arguments: Any) -> Any:
+        inside.set()
+        assert go_on.wait(20)
+        return original(*arguments)
+
+    llm._engine.decode = slow  # type: ignore[method-assign]
+    next(stream)
+    thread = threading.Thread(target=lambda: next(stream))
+    thread.start()
+    assert inside.wait(20)
+    llm.close()
+    go_on.set()
+    thread.join(20)
+    assert not thread.is_alive()
+    stream.close()  # type: ignore[attr-defined]
+    with pytest.raises(SSSDError, match="closed"):
+        llm.tokenize("the rain")
+
+
+def test_a_stream_can_be_cancelled_before_it_is_read(llm: LLM) -> None:
+    stream = llm.stream("the rain", **GREEDY)
+    llm.cancel()
+    assert [chunk.finish_reason for chunk in stream] == ["cancelled"]
+    assert llm.generate("the rain", **GREEDY).finish_reason == "length"
+
+
+def test_the_readers_time_is_not_counted(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sssd_local.engine.output as output
+
+    now = [100.0]
+    monkeypatch.setattr(output.time, "perf_counter", lambda: now[0])
+    stats = None
+    for chunk in llm.stream("the rain", **GREEDY):
+        now[0] += 1000.0
+        stats = chunk.stats
+    assert stats is not None
+    assert stats.ms == 0.0
+
+
+def test_generated_ids_are_kept_not_tokenised_again(llm: LLM) -> None:
+    """An answer spelled in byte tokens, which the tokenizer would write as one."""
+    options: dict[str, Any] = {**GREEDY, "max_tokens": 3}
+    letters = [3 + ord(letter) for letter in "the"]
+    bias = {token: -float("inf") for token in range(320) if token not in letters}
+    first = llm.chat(HELLO, logit_bias=bias, **options)
+    assert set(first.token_ids) <= set(letters)
+    messages = [*HELLO, {"role": "assistant", "content": first.text}, *HELLO]
+    assert llm.chat(messages, **options).stats.reused_tokens == first.stats.prompt_tokens + 2
+
+
+@pytest.mark.parametrize("tokens", [[320], [-1], ["a"], [1.5], None, 5])
+def test_impossible_tokens_are_refused(llm: LLM, tokens: Any) -> None:
+    with pytest.raises(ConfigError, match="token ids"):
+        llm.detokenize(tokens)
+    with pytest.raises(ConfigError, match="token ids"):
+        llm.generate(tokens)
+
+
+@pytest.mark.parametrize("messages", ["hello", None, [None], ["a"], [{"content": "x"}]])
+def test_impossible_messages_are_refused(llm: LLM, messages: Any) -> None:
+    with pytest.raises(ConfigError, match="messages must be a list"):
+        llm.chat(messages)
+
+
+def test_numbers_of_other_libraries_are_numbers(llm: LLM) -> None:
+    import numpy as np
+
+    ids = np.array(llm.tokenize("the rain"))
+    options = {"temperature": np.float32(0), "max_tokens": np.int64(5)}
+    assert llm.generate(ids, **options).stats.tokens == 5  # type: ignore[arg-type]
+
+
 def test_unknown_options_are_errors_with_a_suggestion(tiny_model: TinyModel, llm: LLM) -> None:
     with pytest.raises(
         ConfigError, match="unknown option 'temprature'; did you mean 'temperature'"

@@ -11,6 +11,7 @@ import importlib.metadata
 import os
 import sys
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from sssd_local.errors import BackendError
 TESTED_VERSIONS = "0.3.36 (accepted: 0.3.36 and later 0.3 releases)"
 
 _SYMBOLS = (
+    "ggml_abort_callback",
     "llama_batch",
     "llama_context_default_params",
     "llama_decode",
@@ -28,6 +30,7 @@ _SYMBOLS = (
     "llama_get_logits",
     "llama_get_memory",
     "llama_init_from_model",
+    "llama_log_callback",
     "llama_log_set",
     "llama_logit_bias",
     "llama_memory_clear",
@@ -54,6 +57,7 @@ _SYMBOLS = (
     "llama_model_n_swa",
     "llama_model_size",
     "llama_print_system_info",
+    "llama_progress_callback",
     "llama_sampler_accept",
     "llama_sampler_apply",
     "llama_sampler_chain_add",
@@ -74,6 +78,7 @@ _SYMBOLS = (
     "llama_set_n_threads",
     "llama_supports_gpu_offload",
     "llama_token_data_array",
+    "llama_token_data_p",
     "llama_token_to_piece",
     "llama_tokenize",
     "llama_version",
@@ -160,6 +165,42 @@ def captured_stderr() -> Iterator[list[str]]:
             lines += file.read().decode("utf-8", "replace").splitlines()
 
 
+class _Hook:
+    """sys.unraisablehook while C code runs; each thread has its own list of what it caught."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._num_users = 0
+        self._previous: Any = None
+        self._mine = threading.local()
+
+    def enter(self, caught: list[BaseException]) -> None:
+        """Begins to collect this thread's exceptions in `caught`."""
+        self._mine.caught = caught
+        with self._lock:
+            self._num_users += 1
+            if self._num_users == 1:
+                self._previous, sys.unraisablehook = sys.unraisablehook, self._keep
+
+    def leave(self) -> None:
+        """Ends that; the last thread puts the hook back that was there."""
+        self._mine.caught = None
+        with self._lock:
+            self._num_users -= 1
+            if self._num_users == 0:
+                sys.unraisablehook = self._previous
+
+    def _keep(self, information: Any) -> None:
+        error, caught = information.exc_value, getattr(self._mine, "caught", None)
+        if caught is None or error is None or isinstance(error, Exception):
+            self._previous(information)
+        else:
+            caught.append(error)
+
+
+_hook = _Hook()
+
+
 @contextmanager
 def caught_in_callbacks(caught: list[BaseException]) -> Iterator[None]:
     """Collects a Ctrl-C that comes while C code runs.
@@ -167,20 +208,11 @@ def caught_in_callbacks(caught: list[BaseException]) -> Iterator[None]:
     Python raises it at the entry of the next callback, before any `try` there, and ctypes would
     print and drop it. Other exceptions go where they always go.
     """
-    previous = sys.unraisablehook
-
-    def keep(information: Any) -> None:
-        error = information.exc_value
-        if error is None or isinstance(error, Exception):
-            previous(information)
-        else:
-            caught.append(error)
-
-    sys.unraisablehook = keep
+    _hook.enter(caught)
     try:
         yield
     finally:
-        sys.unraisablehook = previous
+        _hook.leave()
 
 
 def build_name() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,11 @@ from sssd_local.draft.tree import Float32Array
 from sssd_local.engine.backend import C, captured_stderr, log
 from sssd_local.engine.model import Model
 from sssd_local.errors import BackendError
+
+# llama.cpp's grammar parser calls itself for each bracket and runs out of stack.
+MAX_DEPTH = 200
+MAX_GRAMMAR = 1 << 20
+_NOT_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|\[(?:[^\]\\]|\\.)*\]|#[^\n]*', re.DOTALL)
 
 
 class SamplerChain:
@@ -74,6 +80,11 @@ def new_penalties(
 
 def new_grammar(model: Model, grammar: str) -> Any:
     """A sampler that lets only a GBNF grammar's texts through, from its rule `root`."""
+    if _depth(grammar) > MAX_DEPTH or len(grammar) > MAX_GRAMMAR:
+        raise BackendError(
+            f"the grammar is too large; at most {MAX_DEPTH} nested brackets and {MAX_GRAMMAR} "
+            "characters are read"
+        )
     with captured_stderr() as complaints:
         link = C.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")
     if not link:
@@ -81,6 +92,15 @@ def new_grammar(model: Model, grammar: str) -> Any:
         reason = f" ({complaints[0].split('grammar: ', 1)[-1]})" if complaints else log.reason()
         raise BackendError(f"the grammar cannot be used{reason}; it must be GBNF with a root")
     return link
+
+
+def _depth(grammar: str) -> int:
+    """How deeply brackets are nested outside literals, character classes and comments."""
+    depth = deepest = 0
+    for character in _NOT_BRACKETS.sub("", grammar):
+        depth += (character == "(") - (character == ")")
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def new_greedy() -> Any:
@@ -110,5 +130,7 @@ def json_schema_to_grammar(schema: str) -> str:
 
     try:
         return str(json_schema_to_gbnf(schema))
+    except RecursionError as error:
+        raise BackendError("the JSON schema is nested too deeply") from error
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise BackendError(f"the JSON schema cannot be used: {error or type(error)}") from error

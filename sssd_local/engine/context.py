@@ -155,8 +155,8 @@ class Context:
             self._counts[:rows] = self.num_sequences
             self._run(rows, rows)
             return
-        self._ids[:rows], self._counts[:rows] = sequences
         try:
+            self._ids[:rows], self._counts[:rows] = sequences
             self._run(rows, rows)
         finally:
             self._ids[:rows] = self._all_ids

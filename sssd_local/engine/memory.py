@@ -15,6 +15,8 @@ KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
 KV_SHARE = 0.25
 MIN_AUTOMATIC_CTX = 2048
 UNKNOWN_MEMORY = 8 * 2**30
+# Below this the system may find the memory after all, by swapping or dropping what it holds.
+LEAST_REFUSED = 4 * 2**30
 
 
 class KvFacts(Protocol):
@@ -44,6 +46,12 @@ def choose_ctx(facts: KvFacts, config: ModelConfig, free_bytes: int) -> int:
             raise ModelError(
                 f"ctx {config.ctx} is past the {trained} positions this {facts.architecture} model "
                 f"has learned; use --ctx {trained} or less"
+            )
+        needed = config.ctx * facts.kv_values * KV_BYTES[config.kv_type]
+        if needed > max(free_bytes, LEAST_REFUSED):
+            raise ModelError(
+                f"a context of {config.ctx} tokens needs {needed / 2**30:.1f} GiB, "
+                f"{free_bytes / 2**30:.1f} GiB are free; use a smaller --ctx"
             )
         return config.ctx
     per_token = max(facts.kv_values * KV_BYTES[config.kv_type], 1.0)

@@ -10,6 +10,7 @@ import pytest
 
 from sssd_local.config import ModelConfig
 from sssd_local.engine.context import BATCH_TOKENS, NUM_SEQUENCES, Context
+from sssd_local.engine.kv import leaf_masks, sequence_sets
 from sssd_local.engine.model import Model
 from sssd_local.errors import BackendError, ModelError
 from tests.tiny import Bench
@@ -35,6 +36,32 @@ def test_logits_are_rows_in_batch_order(bench: Bench) -> None:
     assert not logits.flags.owndata
     assert np.abs(logits[2] - bench.fresh_logits([5, 6, 7])).max() < 1e-3
     assert [bench.context.last_position(s) for s in range(NUM_SEQUENCES)] == [2] * NUM_SEQUENCES
+
+
+def test_an_interruption_between_filling_and_running_leaves_no_masks(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks = leaf_masks([-1, -1])
+    assert masks is not None
+
+    def interrupt(rows: int, num_logits: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.context, "_run", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            bench.context.decode_rows(int32(5, 6, 7), int32(0, 1, 1), sequence_sets(masks))
+    bench.context.decode_rows(int32(5, 6, 7), int32(0, 1, 2), None)
+    assert np.abs(bench.context.logits[2] - bench.fresh_logits([5, 6, 7])).max() < 1e-3
+
+
+def test_one_token_is_checked_too(bench: Bench) -> None:
+    for token, position in ((-1, 0), (320, 0), (5, -1), (5, 40)):
+        with pytest.raises(BackendError, match="out of range"):
+            bench.context.decode_one(token, position)
+    bench.context.decode_one(5, 0)
+    bench.context.decode_one(6, 1)
+    assert np.abs(bench.context.logits[0] - bench.fresh_logits([5, 6])).max() < 1e-3
 
 
 def test_a_prompt_has_logits_for_its_end_only(bench: Bench) -> None:

@@ -23,7 +23,13 @@ class Facts:
 
 
 def test_the_user_is_obeyed() -> None:
-    assert choose_ctx(Facts(), ModelConfig(ctx=1_000_000), 0) == 1_000_000
+    assert choose_ctx(Facts(), ModelConfig(ctx=200_000), 100 * GIB) == 200_000
+    assert choose_ctx(Facts(), ModelConfig(ctx=32_768), 0) == 32_768
+
+
+def test_what_cannot_fit_is_refused_before_it_is_tried() -> None:
+    with pytest.raises(ModelError, match=r"needs 122\.1 GiB, 10\.0 GiB are free"):
+        choose_ctx(Facts(), ModelConfig(ctx=1_000_000), 10 * GIB)
 
 
 def test_a_quarter_of_free_memory_beside_the_weights() -> None:

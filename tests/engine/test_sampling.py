@@ -135,6 +135,23 @@ def test_what_is_wrong_with_a_grammar_is_told_once(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("grammar", ["root ::= " + "(" * 100_000, "#" * (1 << 20) + "\nroot ::= x"])
+def test_a_grammar_that_would_crash_is_refused(model: Model, grammar: str) -> None:
+    with pytest.raises(BackendError, match="the grammar is too large"):
+        sampler(model, grammar=grammar)
+
+
+def test_brackets_in_literals_do_not_count(model: Model) -> None:
+    text = "(" * 300
+    sampler(model, grammar=f'root ::= "{text}" | [({text}] # {text}').close()
+
+
+def test_a_deep_json_schema_is_an_error(model: Model) -> None:
+    schema = '{"items":' * 3000 + "{}" + "}" * 3000
+    with pytest.raises(BackendError, match="JSON schema"):
+        sampler(model, json_schema=schema)
+
+
 def test_a_json_schema_becomes_a_grammar(model: Model) -> None:
     schema = '{"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}'
     chosen = sampler(model, temperature=0.0, json_schema=schema)
