@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from sssd_local import __version__
+from sssd_local.cli_config import ConfiguredCommand, config, config_option
+from sssd_local.cli_info import info
 from sssd_local.cli_options import read_text, run_options, split
 from sssd_local.errors import ConfigError, SSSDError
 
 if TYPE_CHECKING:
+    from sssd_local.chat.settings import ChatSettings
     from sssd_local.llm import LLM, Chunk
     from sssd_local.stats import Stats
 
@@ -76,10 +79,11 @@ def main() -> None:
     """
 
 
-@main.command()
+@main.command(cls=ConfiguredCommand)
 @click.argument("model", type=click.Path())
 @click.argument("prompt", required=False)
 @run_options
+@config_option
 @guarded
 def run(
     model: str,
@@ -88,23 +92,35 @@ def run(
     system: str | None,
     system_file: Any,
     stats: str | None,
+    template_arguments: tuple[tuple[str, Any], ...],
     **values: Any,
 ) -> None:
-    """Answers PROMPT with the GGUF file MODEL and exits.
+    """Answers PROMPT with the GGUF file MODEL and exits; without PROMPT, chats on the terminal.
 
     Text piped to stdin precedes PROMPT. Every option can also be set in the environment:
     SSSD_LOCAL_TEMP=0 is --temp 0.
     """
+    if raw and _is_overruled("system", "raw"):
+        system = None
+    if (raw and _is_overruled("system_file", "raw")) or _is_overruled("system_file", "system"):
+        system_file = None
+    if _is_overruled("system", "system_file"):
+        system = None
+    for one, other in (("grammar", "json_schema"), ("json_schema", "grammar")):
+        if _is_overruled(one, other):
+            values[one] = None
     if system is not None and system_file is not None:
         raise click.UsageError("--system and --system-file cannot be used together")
     if raw and (system is not None or system_file is not None):
         raise click.UsageError("--raw has no system message; leave out --system")
     text = _with_stdin(prompt)
     if text is None:
-        raise click.UsageError("give a PROMPT, or pipe one to stdin")
+        _check_chat(raw, values)
+    elif values["go_on"]:
+        raise click.UsageError("--continue goes on with a chat; leave out PROMPT")
     if system_file is not None:
         system = read_text(system_file, "system file")
-    _check_text("PROMPT", text)
+    _check_text("PROMPT", text or "")
     _check_text("--system", system or "")
     model_options, answer_options = split(values)
     from sssd_local import llm as api
@@ -113,9 +129,74 @@ def run(
     progress = _Progress()
     with api.LLM(model, progress=progress.load, **model_options) as llm:
         progress.end()
+        if text is None:
+            answer_options.setdefault("overflow", "drop-oldest")
+            settings = _chat_settings(answer_options, dict(template_arguments), stats, values)
+            _chat(llm, model, system, settings, progress, values)
+            return
         answer_options["prompt_progress"] = progress.prompt
+        if template_arguments and not raw:
+            answer_options["template_arguments"] = dict(template_arguments)
         chunks = _stream(llm, text, raw, system, answer_options)
         _print_answer(chunks, progress, stats, trim=not raw)
+
+
+def _is_overruled(name: str, by: str) -> bool:
+    """Whether an option of the environment gives way to one of the command line."""
+    source = click.get_current_context().get_parameter_source
+    typed = click.core.ParameterSource.COMMANDLINE
+    return source(by) == typed and source(name) != typed
+
+
+def _check_chat(raw: bool, values: dict[str, Any]) -> None:
+    """Raises UsageError where no chat is possible."""
+    from sssd_local.chat.markdown import can_render
+
+    if not _is_terminal(sys.stdin):
+        raise click.UsageError("give a PROMPT, or pipe one to stdin")
+    if raw:
+        raise click.UsageError("--raw needs a PROMPT; a chat goes through a template")
+    if values["markdown"] == "on" and not can_render():
+        raise click.UsageError("--markdown needs rich: pip install 'sssd-local[chat]'")
+    if values["go_on"] and (values["no_history"] or values["private"]):
+        raise click.UsageError("--continue needs the history; leave out --no-history or --private")
+
+
+def _chat_settings(
+    options: dict[str, Any], arguments: dict[str, Any], stats: str | None, values: dict[str, Any]
+) -> ChatSettings:
+    from sssd_local.chat.settings import ChatSettings
+
+    markdown = values["markdown"]
+    return ChatSettings(
+        options=options,
+        template_arguments=arguments,
+        show_thinking=values["think"] == "show",
+        markdown=None if markdown is None else markdown == "on",
+        stats=stats or "line",
+    )
+
+
+def _chat(
+    llm: LLM,
+    model: str,
+    system: str | None,
+    settings: ChatSettings,
+    progress: _Progress,
+    values: dict[str, Any],
+) -> None:
+    from sssd_local.chat.repl import run_repl
+
+    run_repl(
+        llm,
+        settings=settings,
+        model_name=os.path.basename(model),
+        system=system,
+        history=not values["no_history"],
+        private=values["private"],
+        go_on=values["go_on"],
+        progress=progress,
+    )
 
 
 def _stream(
@@ -247,6 +328,9 @@ class _Progress:
             click.echo(f"\r\x1b[K{text}", nl=False, err=True)
             self._shown = True
 
+
+main.command("info")(guarded(info))
+main.add_command(config)
 
 if __name__ == "__main__":
     main()

@@ -22,7 +22,6 @@ from sssd_local.errors import ConfigError, SSSDError
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _SAMPLING = SamplingConfig()
-_GENERATION = GenerationConfig()
 _MODEL = ModelConfig()
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -50,6 +49,22 @@ class _Bias(click.ParamType):  # type: ignore[type-arg]
             return int(token), float(bias)
         except ValueError:
             self.fail(f"{value!r} is not a token id and a number, like 42=-1.5", param, ctx)
+
+
+class _Argument(click.ParamType):  # type: ignore[type-arg]
+    """NAME=VALUE, a variable of the chat template; VALUE is JSON, or else a text."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Any]:
+        from sssd_local.chat.settings import parse_argument
+
+        if isinstance(value, tuple):
+            return value
+        try:
+            return parse_argument(str(value))
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
 
 
 class _Speculation(click.ParamType):  # type: ignore[type-arg]
@@ -96,11 +111,14 @@ _OPTIONS = (
     option("--json-schema", type=_FILE, help="Only JSON of this schema."),
     option("--stop", type=_Lines(), multiple=True, help="Ends the answer; repeatable."),
     option("--max-tokens", type=int, help="Longest answer [to the end of the context]."),
-    option("--overflow", type=click.Choice(OVERFLOWS), default=_GENERATION.overflow,
-           help="When the context is full: leave out old turns, the older half, or stop."),
+    option("--overflow", type=click.Choice(OVERFLOWS),
+           help="When the context is full: leave out old turns, the older half, or stop "
+                "[drop-oldest in a chat, else stop]."),
     option("--system", metavar="TEXT", help="System message."),
     option("--system-file", type=_FILE, help="System message from a file."),
     option("--chat-template", type=_FILE, help="Jinja template instead of the model's own."),
+    option("--template-arg", "template_arguments", type=_Argument(), multiple=True,
+           help="A variable of the template, like enable_thinking=false; repeatable."),
     option("--raw", is_flag=True, help="Continue PROMPT as it is, without a template."),
     option("--speculation", type=_Speculation(), default=_MODEL.speculation,
            metavar="auto|off|WIDTH",
@@ -112,6 +130,13 @@ _OPTIONS = (
            help="Number type of the KV cache."),
     option("--stats", type=click.Choice(["line", "json", "none"]),
            help="What to tell on stderr at the end [line on a terminal, else none]."),
+    option("--think", type=click.Choice(["show", "hide"]), default="show",
+           help="Chat: show what a model thinks before it answers."),
+    option("--markdown", type=click.Choice(["on", "off"]),
+           help="Chat: lay out Markdown, block by block [on on a terminal, if rich is there]."),
+    option("-c", "--continue", "go_on", is_flag=True, help="Chat: go on with the last one."),
+    option("--no-history", is_flag=True, help="Chat: keep neither what was typed nor the chat."),
+    option("--private", is_flag=True, help="Chat: keep no text on disk, and say so."),
     option("-v", "--verbose", is_flag=True, help="Show llama.cpp's log."),
     option("--debug", is_flag=True, help="Show the traceback of an error."),
 )  # fmt: skip
@@ -137,6 +162,8 @@ def read_text(path: Path, what: str) -> str:
 def split(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Command-line values as options of LLM(…) and of one answer; files are read."""
     values = dict(values, logit_bias=dict(values["logit_bias"]))
+    if values["overflow"] is None:
+        del values["overflow"]
     names = {"grammar": "grammar", "json_schema": "JSON schema", "chat_template": "chat template"}
     for name, what in names.items():
         if values[name] is not None:

@@ -202,6 +202,8 @@ def test_every_option_is_in_the_table_above() -> None:
     command: Any = main.commands["run"]  # type: ignore[attr-defined]
     names = {name for parameter in command.params for name in parameter.opts if name[:2] == "--"}
     elsewhere = {"--system", "--system-file", "--raw", "--stats", "--verbose", "--debug"}
+    elsewhere |= {"--config", "--template-arg", "--think", "--markdown", "--continue"}
+    elsewhere |= {"--no-history", "--private"}
     assert names == {option for option, *_ in OPTIONS} | elsewhere
     variables = [parameter.envvar for parameter in command.params if parameter.opts[0][:1] == "-"]
     assert all(variable.startswith("SSSD_LOCAL_") for variable in variables)
@@ -224,6 +226,20 @@ def test_system_messages(fake: type[FakeLLM], tmp_path: Path) -> None:
     (tmp_path / "s.txt").write_text("be kind")
     call("m.gguf", "hi", "--system-file", str(tmp_path / "s.txt"))
     assert asked(fake)[1] == system
+
+
+def test_the_command_line_overrules_the_environment(fake: type[FakeLLM], tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text(FILE_TEXT)
+    system = {"SSSD_LOCAL_SYSTEM": "be kind"}
+    assert call("m.gguf", "hi", "--raw", env=system).exit_code == 0
+    assert asked(fake)[:2] == ("stream", "hi")
+    assert call("m.gguf", "hi", "--system-file", str(file), env=system).exit_code == 0
+    assert asked(fake)[1][0] == {"role": "system", "content": FILE_TEXT}
+    grammar = {"SSSD_LOCAL_GRAMMAR": str(file)}
+    assert call("m.gguf", "hi", "--json-schema", str(file), env=grammar).exit_code == 0
+    assert value_of(fake, "grammar") is None
+    assert call("m.gguf", "hi", env={**system, "SSSD_LOCAL_RAW": "1"}).exit_code == 2
 
 
 @pytest.mark.parametrize(

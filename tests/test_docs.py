@@ -31,7 +31,11 @@ Exit codes: 0 done, 1 error, 2 wrong usage, 130 interrupted, 141 output closed, 
 def help_texts() -> dict[str, str]:
     """The help text of the program and of each command, by its words."""
     assert isinstance(main, click.Group)
-    commands = [[], *([name] for name in sorted(main.commands))]
+    commands: list[list[str]] = [[]]
+    for name, command in sorted(main.commands.items()):
+        commands.append([name])
+        if isinstance(command, click.Group):
+            commands += [[name, below] for below in sorted(command.commands)]
     return {" ".join(["sssd-local", *words]): help_of(words) for words in commands}
 
 
@@ -55,7 +59,7 @@ def test_the_page_shows_the_help_as_it_is() -> None:
 
 def test_the_readme_names_every_command_and_no_other() -> None:
     assert isinstance(main, click.Group)
-    named = re.findall(r"\bsssd-local ([a-z]+) [A-Zm]", readme())
+    named = re.findall(r"^\| `sssd-local ([a-z]+) ", readme(), re.MULTILINE)
     assert set(named) == set(main.commands)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 from itertools import zip_longest
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from sssd_local.chat.markdown import MarkdownBlocks
 from sssd_local.chat.reasoning import Segment, ThinkSplitter
@@ -51,6 +50,16 @@ def visible(text: str) -> str:
 
 class OutputClosed(Exception):  # noqa: N818 - an outcome, not a mistake
     """Nothing can be printed any more."""
+
+
+class PromptProgress(Protocol):
+    """Shows that a long prompt is being read."""
+
+    def prompt(self, done: int, total: int) -> None:
+        """`done` of `total` tokens were evaluated."""
+
+    def end(self) -> None:
+        """Wipes what was shown."""
 
 
 class Screen:
@@ -230,8 +239,3 @@ def legend(screen: Screen) -> None:
     screen.write_rendered("\n")
     if not screen.styled:
         screen.note("no colours here: NO_COLOR is set, or this is no terminal")
-
-
-def standard_screen() -> Screen:
-    """The screen on stdout."""
-    return Screen(sys.stdout)

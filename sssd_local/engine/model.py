@@ -16,6 +16,7 @@ from sssd_local.config import ModelConfig
 from sssd_local.draft.tree import Int32Array
 from sssd_local.engine.backend import C, caught_in_callbacks, log
 from sssd_local.errors import BackendError, ModelError
+from sssd_local.gguf_check import alphabet, check_model_file
 
 # The architectures of llama.cpp whose graphs read position_embd (llama.cpp, src/models).
 LEARNED_POSITIONS = frozenset({"gpt2", "mpt", "starcoder"})
@@ -43,21 +44,6 @@ class ModelFacts:
     chat_template: str | None
 
 
-def _check_file(path: Path) -> None:
-    if not path.exists():
-        raise ModelError(f"{path}: there is no such file; give the path of a GGUF model")
-    if path.is_dir():
-        raise ModelError(f"{path} is a folder; give the path of a GGUF file in it")
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
-    if magic != b"GGUF":
-        what = "is empty" if not magic else "is not a GGUF file"
-        raise ModelError(f"{path} {what}; models for llama.cpp end in .gguf")
-
-
 class Model:
     """A GGUF's weights and vocabulary in memory.
 
@@ -73,7 +59,7 @@ class Model:
     ) -> None:
         self.path = Path(path)
         self._handle: Any = None
-        _check_file(self.path)
+        self._alphabet = alphabet(check_model_file(self.path))
         log.start(config.verbose)
         self.gpu = bool(C.llama_supports_gpu_offload())
         self.gpu_layers = self._gpu_layers(config.gpu_layers)
@@ -171,6 +157,9 @@ class Model:
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Int32Array:
         """Token ids of a text, int32 [n]; `add_special` adds BOS where the model wants it."""
         self._check_open()
+        unknown = self._alphabet.unknown(text)
+        if unknown is not None:
+            raise ModelError(f"the vocabulary of {self.path} has no token for {unknown!r}")
         data = text.encode("utf-8", "surrogatepass")
         room = len(data) + 8
         while True:

@@ -117,9 +117,9 @@ def damage(kind: str, good: bytes) -> bytes:
     [
         ("empty", "is empty"),
         ("text", "is not a GGUF file"),
-        ("header", "cannot be loaded"),
-        ("truncated", "cannot be loaded"),
-        ("magic only", "cannot be loaded"),
+        ("header", "is damaged or incomplete"),
+        ("truncated", "is damaged or incomplete"),
+        ("magic only", "is damaged or incomplete"),
         ("architecture", "unknown model architecture: 'lamma'"),
     ],
 )

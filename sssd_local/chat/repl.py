@@ -1,0 +1,294 @@
+"""The chat in the terminal: read, command or answer, print, again."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from sssd_local.chat import markdown
+from sssd_local.chat.commands import COMMANDS, run_command
+from sssd_local.chat.editor import (
+    CONTINUATION,
+    PLACEHOLDER,
+    PROMPT,
+    QUOTES,
+    ReadLine,
+    is_open_block,
+    make_reader,
+    read_plain,
+)
+from sssd_local.chat.reasoning import opens_thinking
+from sssd_local.chat.render import AnswerView, OutputClosed, PromptProgress, Screen, stats_line
+from sssd_local.chat.settings import ChatSettings
+from sssd_local.chat.signals import cancel_on_interrupt, exit_on_hangup, hang_up
+from sssd_local.chat.transcript import Transcript, clean, load_chat, to_json
+from sssd_local.errors import SSSDError
+from sssd_local.files import app_folder, write_atomic
+
+if TYPE_CHECKING:
+    from sssd_local.llm import LLM
+    from sssd_local.stats import Stats
+
+LAST_CHAT, HISTORY = "last_chat.json", "history"
+# What may go wrong in a command or an answer and leaves the chat as it was.
+FAILURES = (SSSDError, OSError, ValueError, LookupError, MemoryError, RuntimeError)
+
+
+class Repl:
+    """A chat with a model; `last_chat` is the file that keeps it for a later run, if any."""
+
+    def __init__(
+        self,
+        llm: LLM,
+        screen: Screen,
+        read: ReadLine,
+        *,
+        settings: ChatSettings,
+        model_name: str = "",
+        last_chat: Path | None = None,
+        progress: PromptProgress | None = None,
+    ) -> None:
+        self.llm = llm
+        self.screen = screen
+        self.settings = settings
+        self.model_name = model_name
+        self.transcript = Transcript()
+        self.done = False
+        if settings.markdown is None:
+            settings.markdown = screen.is_terminal and markdown.can_render()
+        self._read = read
+        self._last_chat = last_chat
+        self._progress = progress
+        self._stats: Stats | None = None
+        self._told_of_overflow = self._told_of_keeping = False
+
+    def run(self) -> None:
+        """Chats until the user leaves or the input ends."""
+        while not self.done:
+            try:
+                self._one_turn()
+            except EOFError:
+                self.done = True
+                self.screen.fresh_line()
+            except KeyboardInterrupt:
+                self.screen.note("Ctrl-D or /exit leaves")
+
+    def _one_turn(self) -> None:
+        text, is_block = self._read_message()
+        if not text.strip():
+            return
+        try:
+            if text.startswith("/") and not is_block:
+                run_command(self, text)
+            else:
+                self.say(text if is_block else text.strip())
+        except FAILURES as error:
+            self.screen.error(str(error) or type(error).__name__)
+
+    def _read_message(self) -> tuple[str, bool]:
+        """What the user entered, and whether it was a block between triple quotes."""
+        text = self._read_line(PROMPT)
+        is_block = text.lstrip().startswith(QUOTES)
+        while is_open_block(text):
+            try:
+                text += "\n" + self._read_line(CONTINUATION)
+            except (EOFError, KeyboardInterrupt):
+                self.screen.note("the block was not ended; nothing sent")
+                return "", False
+        if is_block:
+            text = text.strip().removeprefix(QUOTES).removesuffix(QUOTES).strip("\n")
+        return clean(text), is_block
+
+    def _read_line(self, prompt: str) -> str:
+        self.screen.fresh_line()
+        try:
+            return self._read(prompt)
+        except (OSError, ValueError, RuntimeError) as error:
+            # A terminal that was closed or stdin that was lost.
+            raise EOFError(str(error)) from error
+        finally:
+            self.screen.taken()
+
+    def say(self, text: str) -> None:
+        """Sends a message, with the files that were read for it."""
+        self.send(self.transcript.compose(text))
+
+    def send(self, text: str) -> None:
+        """Sends a message and prints the answer; a message without one is withdrawn."""
+        transcript = self.transcript
+        transcript.ask(text)
+        written: list[str] = []
+        try:
+            finish_reason = self._stream(written)
+        finally:
+            answer = "".join(written)
+            if answer:
+                transcript.answer(answer)
+                self._note_overflow()
+            else:
+                transcript.withdraw()
+            self.keep()
+        if not answer and finish_reason == "cancelled":
+            self.screen.note("stopped before the answer began; /retry asks again")
+        elif not answer:
+            self.screen.note("the model had nothing to say; /retry asks again")
+
+    def _stream(self, written: list[str]) -> str | None:
+        """Prints an answer and collects its text, also of one that ends early."""
+        settings, messages = self.settings, self.transcript.visible()
+        arguments = settings.template_arguments
+        inside = opens_thinking(self.llm.render_chat(messages, arguments))
+        view = AnswerView(
+            self.screen,
+            show_thinking=settings.show_thinking,
+            markdown=bool(settings.markdown),
+            show_sources=settings.show_sources,
+            inside_thinking=inside,
+        )
+        options = {**settings.options, "template_arguments": arguments}
+        if self._progress is not None:
+            options["prompt_progress"] = self._progress.prompt
+        finish_reason, stats = "cancelled", None
+        with cancel_on_interrupt(self.llm.cancel) as interrupted:
+            try:
+                for chunk in self.llm.stream_chat(messages, **options):
+                    self._end_progress()
+                    written.append(chunk.text)
+                    view.feed(chunk)
+                    if chunk.stats is not None:
+                        finish_reason, stats = chunk.finish_reason or "stop", chunk.stats
+                    elif interrupted():
+                        # The signal came before the model began to listen.
+                        self.llm.cancel()
+            except KeyboardInterrupt:
+                # Where no handler could be set, it ends the stream itself.
+                finish_reason = "cancelled"
+            finally:
+                self._end_progress()
+                view.finish()
+        if stats is not None and "".join(written):
+            self._stats = stats
+            self._print_stats(stats, finish_reason)
+        return finish_reason
+
+    def _print_stats(self, stats: Stats, finish_reason: str) -> None:
+        if self.settings.stats == "line":
+            self.screen.note(stats_line(stats, finish_reason))
+        elif self.settings.stats == "json":
+            self.screen.note(json.dumps(stats.as_dict(), ensure_ascii=False))
+
+    def _end_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.end()
+
+    def _note_overflow(self) -> None:
+        num_turns = self.transcript.hide(self.llm.num_dropped_messages)
+        if num_turns and not self._told_of_overflow:
+            self._told_of_overflow = True
+            turns = "turn is" if num_turns == 1 else f"{num_turns} turns are"
+            self.screen.note(
+                f"the context is full: the oldest {turns} left out of what the model sees, "
+                "and more as the chat goes on"
+            )
+
+    def keep(self) -> None:
+        """Writes the chat down for `run -c`; says once when that fails."""
+        if self._last_chat is None:
+            return
+        try:
+            if self.transcript.messages:
+                text = to_json(self.transcript.with_system(), self.model_name)
+                write_atomic(self._last_chat, text.encode())
+            else:
+                self._last_chat.unlink(missing_ok=True)
+        except OSError as error:
+            if not self._told_of_keeping:
+                self._told_of_keeping = True
+                self.screen.note(f"this chat cannot be kept: {error.strerror or error}")
+
+    def go_on(self) -> None:
+        """Takes over the last chat."""
+        if self._last_chat is None or not self._last_chat.exists():
+            self.screen.note("there is no last chat; this is a new one")
+            return
+        try:
+            self.transcript.replace(load_chat(str(self._last_chat)))
+        except SSSDError as error:
+            self.screen.error(str(error))
+            return
+        self.screen.note(f"going on with the last chat, {len(self.transcript.messages)} messages")
+
+    def info(self) -> list[str]:
+        """Facts about model and chat, a line each."""
+        transcript = self.transcript
+        turns = sum(message["role"] == "user" for message in transcript.messages)
+        hidden = f", the oldest {transcript.num_hidden} messages left out"
+        return [
+            f"model {self.model_name}",
+            f"context {self.llm.n_ctx} tokens",
+            f"threads {self.llm.threads}",
+            f"speculation {self.llm.speculation_note or self.llm.config.speculation}",
+            f"turns {turns}{hidden if transcript.num_hidden else ''}",
+        ]
+
+    def last_stats(self) -> list[str]:
+        """Every number of the last answer."""
+        if self._stats is None:
+            return ["there is no answer yet"]
+        return [f"{name} {value}" for name, value in self._stats.as_dict().items()]
+
+
+def run_repl(
+    llm: LLM,
+    *,
+    settings: ChatSettings | None = None,
+    model_name: str = "",
+    system: str | None = None,
+    history: bool = True,
+    private: bool = False,
+    go_on: bool = False,
+    progress: PromptProgress | None = None,
+    read: ReadLine | None = None,
+    output: TextIO | None = None,
+) -> None:
+    """Chats on the terminal until the user leaves.
+
+    Without `history`, or `private`, nothing is kept on disk. `read` and `output` stand in for
+    the terminal.
+    """
+    keep = history and not private
+    stream = output or sys.stdout
+    if stream is None:
+        raise SSSDError("there is no output to chat on; give a PROMPT")
+    screen = Screen(stream)
+    exit_on_hangup()
+    try:
+        if read is None:
+            read = make_reader(list(COMMANDS), app_folder() / HISTORY if keep else None)
+        repl = Repl(
+            llm,
+            screen,
+            read,
+            settings=settings or ChatSettings(),
+            model_name=model_name,
+            last_chat=app_folder() / LAST_CHAT if keep else None,
+            progress=progress,
+        )
+        _greet(repl, private=private, is_plain=read is read_plain)
+        if go_on:
+            repl.go_on()
+        if system is not None:
+            repl.transcript.system = system
+        repl.run()
+    except OutputClosed:
+        hang_up()
+
+
+def _greet(repl: Repl, *, private: bool, is_plain: bool) -> None:
+    parts = [repl.model_name, f"{repl.llm.n_ctx} tokens of context", repl.llm.speculation_note]
+    parts += ["private: no text is kept"] if private else []
+    repl.screen.note(" · ".join(part for part in parts if part))
+    if is_plain:
+        repl.screen.note(PLACEHOLDER)

@@ -1,0 +1,63 @@
+"""`sssd-local info`: what a model file says about itself."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from sssd_local.config import KV_TYPES
+
+EXIT_PIPE = 141
+
+
+@click.argument("model", type=click.Path())
+@click.option(
+    "--ctx",
+    "ctxs",
+    type=click.IntRange(1, 2**31 - 1),
+    multiple=True,
+    help="Tell the memory at this context; repeatable [some up to the model's].",
+)
+@click.option(
+    "--kv-type",
+    type=click.Choice(KV_TYPES),
+    default="f16",
+    show_default=True,
+    envvar="SSSD_LOCAL_KV_TYPE",
+    help="Number type of the KV cache.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def info(model: str, ctxs: tuple[int, ...], kv_type: str, as_json: bool) -> None:
+    """Tells what the GGUF file MODEL is and needs, without loading it."""
+    from sssd_local.gguf_info import describe
+
+    found = describe(Path(model), ctxs, kv_type)
+    print_lines([json.dumps(found.as_dict())] if as_json else map(_printable, found.lines()))
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Writes lines to stdout; ends the program with one line when it takes no more."""
+    text = "".join(f"{line}\n" for line in lines)
+    try:
+        click.echo(text.encode("utf-8", "replace"), nl=False)
+    except OSError as error:
+        # Python would try again at exit, and complain.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.EPIPE:
+            sys.exit(EXIT_PIPE)
+        click.echo(f"error: the output cannot be written: {error.strerror}", err=True)
+        sys.exit(1)
+
+
+def _printable(line: str) -> str:
+    # A name in a file is a stranger's text and must not steer the terminal.
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)

@@ -1,0 +1,226 @@
+"""Every command, in scripted chats with a real tiny model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from sssd_local.chat.commands import ALIASES, COMMANDS
+from sssd_local.llm import LLM
+from tests.chat.scripted import Chat, answers
+
+TinyModel = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def llm(tiny_model: TinyModel) -> Iterator[LLM]:
+    with LLM(tiny_model(), ctx=512, threads=1, kv_type="f32", speculation=4) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _fresh(llm: LLM) -> None:
+    llm.reset()
+
+
+def test_help_lists_every_command(llm: LLM) -> None:
+    text = Chat(llm, ["/help"]).text
+    for name, command in COMMANDS.items():
+        assert command.usage.startswith(f"/{name}")
+        assert f"{command.usage} " in text
+        assert command.help in text
+    assert Chat(llm, ["/?"]).text == text
+    assert set(ALIASES.values()) <= set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        ("/hlep", "error: unknown command '/hlep'; did you mean '/help'?\n"),
+        ("/xyzzy 12", "error: unknown command '/xyzzy'\n"),
+        ("/", "error: unknown command '/'\n"),
+        ("/usr/bin\nmore", "error: unknown command '/usr/bin'\n"),
+        ("/\x1b[2J", "error: unknown command '/\\x1b[2j'\n"),
+        ("/set xyzzy 1", "error: unknown setting 'xyzzy'\n"),
+        ("/set temp hot", "error: temperature must be a finite number, got 'hot'\n"),
+        ("/show tsats", "error: unknown topic 'tsats'; did you mean 'stats'?\n"),
+        ("/show stats", "there is no answer yet\n"),
+        ("/system", "no system message\n"),
+        ("/read", "error: name a file: /read FILE…\n"),
+        ("/read 'a", 'error: "\'a" has a quotation mark that is not closed\n'),
+        ("/read /none", "error: /none cannot be read: No such file or directory\n"),
+        ("/retry", "error: there is nothing to retry\n"),
+        ("/undo", "error: there is nothing to undo\n"),
+        ("/save x", "error: there is nothing to save yet\n"),
+        ("/load", "error: name one file: /load FILE (quote a name with spaces)\n"),
+        ("/load /none", "error: /none cannot be read: No such file or directory\n"),
+        ("/spec 65", "error: speculation must be auto, off or a width from 1 to 64, got '65'\n"),
+        ("/spec", "speculation 4\n"),
+        ("/quiet", "the line after each answer is shown\n"),
+    ],
+)
+def test_one_line_and_nothing_is_sent(llm: LLM, line: str, answer: str) -> None:
+    chat = Chat(llm, [line])
+    assert chat.text == answer
+    assert chat.roles == []
+
+
+@pytest.mark.parametrize("line", ["/exit", "/bye", "/quit", "/EXIT", "//exit"])
+def test_leaving(llm: LLM, line: str) -> None:
+    chat = Chat(llm, [line, "never read"])
+    assert chat.user.prompts == [">>> "]
+    assert chat.text == ""
+
+
+def test_settings_apply_to_the_next_answer(llm: LLM) -> None:
+    (first,) = answers(llm, "hi")
+    chat = Chat(llm, ["/set max_tokens 3", "hi"])
+    assert first.startswith(chat.contents[1])
+    assert len(chat.contents[1]) < len(first)
+    assert chat.text.startswith("max_tokens 3\n")
+    assert "max_tokens 8\n" in Chat(llm, ["/set"]).text
+    assert Chat(llm, ["/show params"]).text == Chat(llm, ["/set"]).text
+
+
+def test_the_system_message(llm: LLM) -> None:
+    chat = Chat(llm, ["/system Be kind.\nAlways.", "/system", "hi", "/system none", "/system"])
+    assert chat.text.startswith("system message set\nBe kind.\nAlways.\n")
+    assert chat.text.endswith("system message removed\nno system message\n")
+    llm.reset()
+    messages = [
+        {"role": "system", "content": "Be kind.\nAlways."},
+        {"role": "user", "content": "hi"},
+    ]
+    assert chat.contents[1] == llm.chat(messages, temperature=0.0, max_tokens=8).text
+
+
+def test_files_go_with_the_next_message_and_feed_the_drafter(llm: LLM, tmp_path: Path) -> None:
+    path = tmp_path / "my notes.txt"
+    path.write_text("the rain on the plain\n")
+    chat = Chat(llm, [f"/read '{path}' '{path}'", "sum up", "and again"])
+    part = f"{path}:\n```\nthe rain on the plain\n```"
+    assert chat.contents[0] == f"{part}\n\n{part}\n\nsum up"
+    assert chat.contents[2] == "and again"
+    assert chat.text.startswith(f"{path} (22 characters) goes with the next message\n" * 2)
+    drafted = llm._engine.drafter.context.history().tolist()
+    assert "the rain on the plain" in llm.detokenize(drafted)
+
+
+def test_of_several_files_all_are_read_or_none(llm: LLM, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "long").write_text("long " * 400)
+    for other, message in {"none": "cannot be read", "long": "the context holds 512"}.items():
+        chat = Chat(llm, [f"/read {tmp_path}/a {tmp_path}/{other}", "hi"])
+        assert chat.contents[0] == "hi"
+        assert message in chat.text
+
+
+def test_retry_and_undo(llm: LLM) -> None:
+    one, two = answers(llm, "one", "two")
+    chat = Chat(llm, ["one", "two", "/retry"])
+    assert chat.contents == ["one", one, "two", two]
+    chat = Chat(llm, ["one", "two", "/undo"])
+    assert chat.contents == ["one", one]
+    assert chat.text.endswith("removed: two\n")
+    chat = Chat(llm, ["one", "x" * 80, "/undo", "/undo", "/undo", "/retry"])
+    assert chat.contents == []
+    assert f"removed: {'x' * 60}…\n" in chat.text
+
+
+def test_clear_forgets_the_chat_and_the_cache(llm: LLM, tmp_path: Path) -> None:
+    chat = Chat(llm, ["/system Be kind.", "one", "/clear"], last_chat=tmp_path / "last.json")
+    assert (chat.roles, chat.repl.transcript.system) == ([], "Be kind.")
+    assert llm._engine.ledger.length == 0
+    assert len(llm._engine.drafter.context) == 0
+    assert not (tmp_path / "last.json").exists()
+
+
+@pytest.mark.parametrize("name", ["chat.json", "chat.md"])
+def test_save_and_load(llm: LLM, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    chat = Chat(llm, ["/system Be kind.", "one", f"/save {path}"], model_name="m.gguf")
+    assert chat.text.endswith(f"saved to {path}\n")
+    other = Chat(llm, [f"/load {path}", "two"])
+    assert other.text.startswith("2 messages loaded\n")
+    assert other.repl.transcript.system == "Be kind."
+    assert other.contents[:2] == chat.contents
+    assert other.roles == ["user", "assistant"] * 2
+    if name.endswith("json"):
+        assert json.loads(path.read_text())["model"] == "m.gguf"
+
+
+def test_a_save_that_fails_loses_nothing(llm: LLM, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    chat = Chat(llm, ["one", f"/save {tmp_path}/mine", f"/save {tmp_path}/mine/x", "two"])
+    assert chat.text.count("error: ") == 2
+    assert chat.roles == ["user", "assistant"] * 2
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_load_that_fails_loses_nothing(llm: LLM, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("no chat")
+    chat = Chat(llm, ["one", f"/load {tmp_path}/x"])
+    assert chat.roles == ["user", "assistant"]
+
+
+def test_the_editor_writes_the_next_message(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    results: list[Any] = ["/written\nhere\n", None, " \n"]
+    starts: list[str] = []
+
+    def edit(text: str, **options: Any) -> str | None:
+        starts.append(text)
+        return results.pop(0)
+
+    monkeypatch.setattr(click, "edit", edit)
+    chat = Chat(llm, ["/edit begin", "/edit", "/edit"])
+    assert chat.contents[0] == "/written\nhere"
+    assert starts == ["begin", "", ""]
+    assert chat.text.endswith("nothing sent\nnothing sent\n")
+
+    def fail(text: str, **options: Any) -> str | None:
+        raise click.ClickException("vi: Editing failed")
+
+    monkeypatch.setattr(click, "edit", fail)
+    assert Chat(llm, ["/edit"]).text == "error: vi: Editing failed\n"
+
+
+def test_speculation_at_run_time_does_not_change_answers(llm: LLM) -> None:
+    expected = answers(llm, "the rain", "on the", "plain")
+    chat = Chat(llm, ["/spec off", "the rain", "/spec 8", "on the", "/spec auto", "plain"])
+    assert chat.contents[1::2] == expected
+    assert [line for line in chat.text.splitlines() if line.startswith("spec")] == [
+        "speculation off",
+        "speculation 8",
+        "speculation auto",
+    ]
+    llm.set_speculation(4)
+    assert llm._engine.width == 4
+
+
+def test_sources_are_shown_on_demand(llm: LLM) -> None:
+    chat = Chat(llm, ["/spec show", "/spec hide"])
+    assert chat.text.startswith("model  prompt  output  datastore  memory  recycle\n")
+    assert not chat.repl.settings.show_sources
+
+
+def test_the_line_after_an_answer_can_be_left_out(llm: LLM) -> None:
+    assert "8 tokens" not in Chat(llm, ["hi"]).text
+    chat = Chat(llm, ["/quiet", "hi", "/quiet", "hi", "/show stats", "/show info"])
+    assert chat.text.count("8 tokens · ") == 1
+    assert "the line after each answer is left out\n" in chat.text
+    assert "finish" not in chat.text
+    assert "\ntokens 8\n" in chat.text
+    assert "context 512 tokens\n" in chat.text
+    assert "turns 2\n" in chat.text
+
+
+def test_the_chat_can_be_shown(llm: LLM) -> None:
+    (first,) = answers(llm, "hi")
+    chat = Chat(llm, ["hi", "/show chat"])
+    assert "user: hi\nassistant: " in chat.text
+    assert chat.contents == ["hi", first]

@@ -1,0 +1,196 @@
+"""The config file: which table holds for a model, what wins, and what is refused."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from sssd_local.cli import main
+from sssd_local.cli_options import run_options
+from sssd_local.errors import ConfigError
+from sssd_local.settings import Setting, default_path, load_settings
+
+TinyModel = Callable[..., Path]
+
+
+@run_options
+def _options(**_: Any) -> None: ...
+
+
+OPTIONS: list[click.Option] = list(reversed(_options.__click_params__))  # type: ignore[attr-defined]
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def refusal(path: Path, text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(write(path, text), OPTIONS)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+def show(*arguments: str, env: dict[str, str] | None = None) -> dict[str, tuple[str, str]]:
+    result = CliRunner().invoke(main, ["config", "show", *arguments], env=env)
+    assert (result.exit_code, result.stderr) == (0, "")
+    rows = {}
+    for line in result.stdout.splitlines()[1:]:
+        setting, origin = line.rsplit("  # ", 1)
+        name, value = setting.split(" = ", 1)
+        rows[name] = (value.strip(), origin)
+    return rows
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(main, [*arguments])
+
+
+def test_no_file_is_no_setting() -> None:
+    settings = load_settings(None, OPTIONS)
+    assert settings.path == default_path()
+    assert settings.for_model("m.gguf") == {}
+
+
+def test_every_kind_of_value(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "c.toml",
+        '[defaults]\ntemp = 1\ntop-k = 5\nraw = true\nstop = ["a", "b"]\nspeculation = 8\n'
+        'logit-bias = {7 = -1.5}\ntemplate-arg = {enable_thinking = false}\nkv_type = "f32"\n'
+        'chat-template = "t.jinja"\n',
+    )
+    assert load_settings(path, OPTIONS).defaults == {
+        "temperature": 1, "top_k": 5, "raw": True, "stop": ["a", "b"], "speculation": 8,
+        "logit_bias": ["7=-1.5"], "template_arguments": ["enable_thinking=false"],
+        "kv_type": "f32", "chat_template": str(tmp_path / "t.jinja"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[defaults]\ntmp = 1", "[defaults] unknown key 'tmp'; did you mean 'temp'?"),
+        ("[defaults]\ntop_kk = 1", "unknown key 'top-kk'; did you mean 'top-k'?"),
+        ('[model."m"]\ntmp = 1', "[model.\"m\"] unknown key 'tmp'"),
+        ("[default]\ntemp = 1", "unknown table 'default'; did you mean 'defaults'?"),
+        ("temp = 1", "temp; it belongs under [defaults]"),
+        ("defaults = 1", "defaults must be a table"),
+        ("model = 1", "model must be a table"),
+        ('[model]\n"m.gguf" = 1', 'model."m.gguf" must be a table'),
+        ('[defaults]\ntemp = "a"', "temp must be a number, got 'a'"),
+        ("[defaults]\ntemp = true", "temp must be a number, got True"),
+        ("[defaults]\ntop-k = 1.5", "top-k must be a whole number, got 1.5"),
+        ("[defaults]\nraw = 1", "raw must be true or false, got 1"),
+        ("[defaults]\nsystem = 1", "system must be a text, got 1"),
+        ('[defaults]\nstop = "x"', "stop must be a list, got 'x'"),
+        ("[defaults]\nstop = [1]", "stop must be a text, got 1"),
+        ('[defaults]\nkv-type = "q3"', "'q3' is not one of"),
+        ("[defaults]\nspeculation = 65", "from 1 to 64, got 65"),
+        ('[defaults]\nlogit-bias = ["x"]', "is not a token id and a number"),
+        ("[defaults]\ntop-k = 1\ntop_k = 2", "top_k is set twice"),
+        ("[defaults]\ntemp = 1\ntemperature = 2", "temperature is set twice"),
+        ("[defaults", "is not TOML"),
+        ("a = " + "[" * 3000, "is not TOML"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    assert message in refusal(tmp_path / "c.toml", text)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_settings(tmp_path / "none.toml", OPTIONS)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_settings(tmp_path, OPTIONS)
+    (tmp_path / "c.toml").write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_settings(tmp_path / "c.toml", OPTIONS)
+
+
+def test_the_nearest_table_wins(tmp_path: Path) -> None:
+    text = "[defaults]\nseed = 1\ntop-k = 1\n" + "".join(
+        f'[model."{name}"]\nseed = {seed}\n'
+        for name, seed in (("sub/m.gguf", 4), ("m.gguf", 3), ("m", 2), ("other", 9))
+    )
+    settings = load_settings(write(tmp_path / "c.toml", text), OPTIONS)
+    at = tmp_path / "sub" / "m.gguf"
+    found = settings.for_model(str(at))
+    assert found == {"seed": Setting(4, 'model."sub/m.gguf"'), "top_k": Setting(1, "defaults")}
+    assert settings.for_model("/elsewhere/m.gguf")["seed"].value == 3
+    assert settings.for_model("m.bin")["seed"].value == 2
+    assert settings.for_model("x.gguf")["seed"].value == 1
+    assert settings.for_model(None)["seed"].value == 1
+
+
+def test_a_model_s_table_replaces_what_would_conflict(tmp_path: Path) -> None:
+    text = '[defaults]\nsystem = "hi"\n[model.m]\nsystem-file = "s.txt"\n[model.r]\nraw = true\n'
+    settings = load_settings(write(tmp_path / "c.toml", text), OPTIONS)
+    assert list(settings.for_model("m.gguf")) == ["system_file"]
+    assert list(settings.for_model("r.gguf")) == ["raw"]
+
+
+def test_show_tells_where_each_value_comes_from(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "c.toml", "[defaults]\ntemp = 0.5\ntop-k = 9\n[model.m]\nseed = 7\nctx = 100\n"
+    )
+    rows = show("m.gguf", "--config", str(path), "--ctx", "64", env={"SSSD_LOCAL_TOP_K": "3"})
+    assert rows["temp"] == ("0.5", "[defaults]")
+    assert rows["seed"] == ("7", '[model."m"]')
+    assert rows["ctx"] == ("64", "option")
+    assert rows["top-k"] == ("3", "SSSD_LOCAL_TOP_K")
+    assert rows["min-p"] == ("0.05", "built-in")
+    assert show("--config", str(path))["seed"] == ("-", "built-in")
+    assert show("m.gguf", env={"SSSD_LOCAL_CONFIG": str(path)})["seed"][0] == "7"
+
+
+def test_the_default_file_is_in_the_app_folder(tmp_path: Path) -> None:
+    write(default_path(), "[defaults]\nseed = 5\n")
+    assert show()["seed"] == ("5", "[defaults]")
+
+
+def test_an_option_puts_a_conflicting_setting_aside(tmp_path: Path) -> None:
+    write(default_path(), '[defaults]\nsystem = "hi"\n')
+    assert show()["system"] == ('"hi"', "[defaults]")
+    assert show("--raw")["system"] == ("-", "built-in")
+
+
+def test_run_uses_the_file(tiny_model: TinyModel, tmp_path: Path) -> None:
+    path = write(tmp_path / "c.toml", "[defaults]\nraw = true\nmax-tokens = 4\ntemp = 0\n")
+    file = str(tiny_model())
+    with_file = call("run", file, "the rain", "--config", str(path))
+    options = ["--raw", "--max-tokens", "4", "--temp", "0"]
+    assert with_file.exit_code == 0
+    assert with_file.stdout == call("run", file, "the rain", *options).stdout
+    longer = call("run", file, "the rain", "--config", str(path), "--max-tokens", "9")
+    assert len(longer.stdout) > len(with_file.stdout)
+
+
+def test_a_bad_file_is_one_line_and_a_usage_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.toml", "[defaults]\ntmp = 1\n")
+    for command in (["run", "m.gguf", "hi"], ["config", "show"]):
+        result = call(*command, "--config", str(path))
+        assert result.exit_code == 2
+        assert result.stderr == (
+            f"error: {path}: [defaults] unknown key 'tmp'; did you mean 'temp'?\n"
+        )
+
+
+def test_help_works_whatever_the_file_says() -> None:
+    write(default_path(), "not toml")
+    assert call("run", "--help").exit_code == 0
+
+
+def test_nothing_is_written(tmp_path: Path) -> None:
+    show()
+    assert not default_path().exists()
+    assert stat.S_ISDIR(tmp_path.stat().st_mode)
