@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,8 @@ from sssd_local.config import GenerationConfig, SamplingConfig, split_options
 from sssd_local.engine.output import StepResult
 from sssd_local.errors import BusyError, ConfigError
 from sssd_local.stats import Stats
+
+Message = Mapping[str, str]
 
 ALIASES = {"temp": "temperature"}
 
@@ -64,6 +66,22 @@ def complete(chunks: Iterator[Chunk]) -> Completion:
         finish_reason=last.finish_reason,
         stats=last.stats,
     )
+
+
+def checked_messages(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """A conversation as lists and dicts of its own; raises ConfigError for anything else."""
+    fine = isinstance(messages, Sequence) and not isinstance(messages, str)
+    if not fine or not all(isinstance(item, Mapping) and "role" in item for item in messages):
+        raise ConfigError('messages must be a list of {"role": …, "content": …}')
+    return [dict(message) for message in messages]
+
+
+def checked_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Further variables of a chat template; raises ConfigError for those every chat sets."""
+    for name in ("messages", "add_generation_prompt"):
+        if name in arguments:
+            raise ConfigError(f"{name} is set for every chat; it cannot be a template argument")
+    return dict(arguments)
 
 
 @dataclass(slots=True, eq=False)

@@ -15,8 +15,19 @@ from typing import Any
 import numpy as np
 
 from sssd_local import overflow
-from sssd_local.call import ALIASES, Call, Chunk, Completion, Turn, chunk_of, complete
-from sssd_local.chat.session import AnyMessage, ChatSession
+from sssd_local.call import (
+    ALIASES,
+    Call,
+    Chunk,
+    Completion,
+    Message,
+    Turn,
+    checked_arguments,
+    checked_messages,
+    chunk_of,
+    complete,
+)
+from sssd_local.chat.session import ChatSession
 from sssd_local.chat.template import ChatTemplate
 from sssd_local.config import GenerationConfig, ModelConfig, SamplingConfig, split_options
 from sssd_local.costs import measured_costs
@@ -35,8 +46,6 @@ from sssd_local.hardware.threads import default_threads
 from sssd_local.stats import Stats, Tally
 
 __all__ = ["LLM", "Chunk", "Completion", "Stats"]
-
-Message = Mapping[str, str]
 
 
 class LLM:
@@ -93,8 +102,8 @@ class LLM:
         forced = None if width is None else int(width)
         return Engine(self._model, context, drafter, Sizer(cost), 1 if recurrent else forced)
 
-    def _new_session(self) -> _CountingSession:
-        return _CountingSession(
+    def _new_session(self) -> ChatSession:
+        return ChatSession(
             lambda messages: self._template.render(messages, **self._template_arguments),
             self.tokenize,
             self._model.piece,
@@ -146,13 +155,13 @@ class LLM:
         does not fit; `num_dropped_messages` tells how many. What the last answer left in the cache
         is not evaluated again. `template_arguments` are further variables of the chat template.
         """
-        self._template_arguments = _checked_arguments(options.pop("template_arguments", {}))
+        self._template_arguments = checked_arguments(options.pop("template_arguments", {}))
         call = Call.from_options(options)
         call.stop = (*call.generation.stop, *self._template.stop)
         call.record = self._session.record
         ctx = self._open_context().ctx
         self._session.num_dropped = 0
-        kept = _checked_messages(messages)
+        kept = checked_messages(messages)
         if call.generation.overflow != "stop":
             kept, _ = self._session.fit(kept, ctx - 1)
         tokens = np.array(self._session.encode(kept), np.int32)
@@ -166,7 +175,7 @@ class LLM:
         self, messages: Sequence[Message], template_arguments: Mapping[str, Any] | None = None
     ) -> str:
         """The prompt text that the chat template makes of a conversation."""
-        return self._template.render(messages, **_checked_arguments(template_arguments or {}))
+        return self._template.render(messages, **checked_arguments(template_arguments or {}))
 
     @property
     def num_dropped_messages(self) -> int:
@@ -362,31 +371,6 @@ class LLM:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-class _CountingSession(ChatSession):
-    """Also counts the messages that `fit` left out."""
-
-    num_dropped = 0
-
-    def fit(self, messages: Sequence[AnyMessage], max_tokens: int) -> tuple[list[AnyMessage], int]:
-        kept, num_dropped = super().fit(messages, max_tokens)
-        self.num_dropped += num_dropped
-        return kept, num_dropped
-
-
-def _checked_messages(messages: Sequence[Message]) -> list[dict[str, str]]:
-    fine = isinstance(messages, Sequence) and not isinstance(messages, str)
-    if not fine or not all(isinstance(item, Mapping) and "role" in item for item in messages):
-        raise ConfigError('messages must be a list of {"role": …, "content": …}')
-    return [dict(message) for message in messages]
-
-
-def _checked_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    for name in ("messages", "add_generation_prompt"):
-        if name in arguments:
-            raise ConfigError(f"{name} is set for every chat; it cannot be a template argument")
-    return dict(arguments)
 
 
 def check_options(model_options: Mapping[str, Any], answer_options: Mapping[str, Any]) -> None:

@@ -80,6 +80,8 @@ class ChatSession:
         self._bos = bos
         self._known = _Spelled()
         self._prompt = _Spelled()
+        # Messages that `fit` left out since the owner last set this to 0.
+        self.num_dropped = 0
 
     def encode(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Token ids of the conversation; begins with the remembered ids as far as texts agree."""
@@ -138,7 +140,9 @@ class ChatSession:
                 f"the last message needs {needed} tokens with its system message, there is room "
                 f"for {max(max_tokens, 0)}; shorten it or use a larger --ctx"
             )
-        return [*system, *messages[starts[turn] :]], starts[turn] - num_system
+        num_dropped = starts[turn] - num_system
+        self.num_dropped += num_dropped
+        return [*system, *messages[starts[turn] :]], num_dropped
 
     def _spell(self, text: str) -> _Spelled:
         data = text.encode("utf-8", "replace")
