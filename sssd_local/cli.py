@@ -284,6 +284,8 @@ def _with_stdin(prompt: str | None) -> str | None:
     """The prompt with what was piped before it; None when there is neither."""
     piped = _read_stdin()
     if not piped.strip():
+        if prompt is not None and not prompt.strip():
+            raise click.UsageError("PROMPT is empty; give some text")
         return prompt
     return piped if prompt is None else f"{piped.rstrip()}\n\n{prompt}"
 

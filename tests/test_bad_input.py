@@ -67,7 +67,7 @@ def test_prompts_of_impossible_length(tiny_model: TinyModel) -> None:
     long = run("run", tiny_model(), "the rain " * 400, "--ctx", "64", *QUICK)
     refused(long, "the context holds 64")
     code, _, err = run("run", tiny_model(), "", *QUICK)
-    assert (code, "Traceback" in err) == (0, False)
+    assert (code, "Traceback" in err, "PROMPT is empty" in err) == (2, False, True)
 
 
 def test_text_without_tokens(tiny_model: TinyModel, tmp_path: Path) -> None:

@@ -122,6 +122,14 @@ def test_without_any_prompt_it_is_a_usage_error(fake: type[FakeLLM]) -> None:
     assert "give a PROMPT" in result.stderr
 
 
+@pytest.mark.parametrize("prompt", ["", " ", "\n\t"])
+@pytest.mark.parametrize("raw", [[], ["--raw"]])
+def test_an_empty_prompt_is_a_usage_error(fake: type[FakeLLM], prompt: str, raw: list[str]) -> None:
+    result = call("m.gguf", prompt, *raw)
+    assert result.exit_code == 2
+    assert "PROMPT is empty" in result.stderr
+
+
 def test_stdin_that_is_no_text(fake: type[FakeLLM]) -> None:
     result = call("m.gguf", "hi", stdin=b"abc\xff\xfe")
     assert result.exit_code == 1
