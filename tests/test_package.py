@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+import types
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
@@ -132,3 +133,18 @@ def test_nothing_shipped_needs_what_is_not_installed_with_it() -> None:
 def test_every_module_says_what_it_is(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert ast.get_docstring(tree) or not tree.body
+
+
+def test_ctrl_c_while_importing_ends_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sssd_local.__main__ as start
+
+    codes: list[int] = []
+    monkeypatch.setattr(start.os, "_exit", codes.append)
+    monkeypatch.setitem(sys.modules, "sssd_local.cli", _Interrupted("sssd_local.cli"))
+    start.main()
+    assert codes == [130]
+
+
+class _Interrupted(types.ModuleType):
+    def __getattr__(self, name: str) -> object:
+        raise KeyboardInterrupt

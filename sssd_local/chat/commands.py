@@ -34,7 +34,8 @@ def run_command(repl: Repl, line: str) -> None:
         rest = f"{more} {rest}"
     name = ALIASES.get(name.lower(), name.lower())
     if name not in COMMANDS:
-        raise SSSDError(unknown_name("command", f"/{name}", [f"/{known}" for known in COMMANDS]))
+        text = unknown_name("command", f"/{name}", [f"/{known}" for known in COMMANDS])
+        raise SSSDError(text if "did you mean" in text else f"{text}; /help lists them")
     COMMANDS[name].run(repl, rest.strip())
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
@@ -54,17 +56,43 @@ def make_reader(commands: Sequence[str], history: Path | None) -> ReadLine:
 
 def read_plain(prompt: str) -> str:
     """Reads with `input`; lines that were pasted together come together."""
-    shown = prompt if sys.stdout.isatty() else ""
-    lines = [input(shown)]
+    if sys.stdout.isatty():
+        sys.stdout.write(prompt)
+        sys.stdout.flush()
+    _wait_for_line()
+    lines = [input()]
     while not lines[0].lstrip().startswith(("/", QUOTES)) and _more_is_waiting():
         lines.append(input())
     return clean("\n".join(lines))
 
 
 def _more_is_waiting() -> bool:
-    if os.name != "posix" or not sys.stdin.isatty():
-        return False
-    return bool(select.select([sys.stdin], [], [], PASTE_SECONDS)[0])
+    return _is_posix_terminal() and bool(select.select([sys.stdin], [], [], PASTE_SECONDS)[0])
+
+
+def _is_posix_terminal() -> bool:
+    return os.name == "posix" and sys.stdin.isatty()
+
+
+def _wait_for_line() -> None:
+    """Returns when a line can be read.
+
+    Ctrl-C just before `input` begins to read would be noticed only after the next Enter; a
+    signal's byte in a pipe ends this wait at any moment.
+    """
+    on_main_thread = threading.current_thread() is threading.main_thread()
+    if not (_is_posix_terminal() and on_main_thread):
+        return
+    arrived, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    previous = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    try:
+        while sys.stdin not in select.select([sys.stdin, arrived], [], [])[0]:
+            os.read(arrived, 1)
+    finally:
+        signal.set_wakeup_fd(previous)
+        os.close(arrived)
+        os.close(write_end)
 
 
 def _editor(commands: Sequence[str], history: Path | None) -> ReadLine:

@@ -63,6 +63,8 @@ class Repl:
         self._progress = progress
         self._stats: Stats | None = None
         self._told_of_overflow = self._told_of_keeping = False
+        # Whether the kept file holds this chat, and not one of an earlier run.
+        self._is_kept = False
 
     def run(self) -> None:
         """Chats until the user leaves or the input ends."""
@@ -113,7 +115,12 @@ class Repl:
 
     def say(self, text: str) -> None:
         """Sends a message, with the files that were read for it."""
-        self.send(self.transcript.compose(text))
+        has_files = bool(self.transcript.attachments)
+        try:
+            self.send(self.transcript.compose(text))
+        finally:
+            if has_files and self.transcript.withdrawn is not None:
+                self.screen.note("the files were part of that message; /retry or /edit has them")
 
     def send(self, text: str) -> None:
         """Sends a message and prints the answer; a message without one is withdrawn."""
@@ -127,9 +134,9 @@ class Repl:
             if answer:
                 transcript.answer(answer)
                 self._note_overflow()
+                self.keep()
             else:
                 transcript.withdraw()
-            self.keep()
         if not answer and finish_reason == "cancelled":
             self.screen.note("stopped before the answer began; /retry asks again")
         elif not answer:
@@ -137,6 +144,8 @@ class Repl:
 
     def _stream(self, written: list[str]) -> str | None:
         """Prints an answer and collects its text, also of one that ends early."""
+        # Its clock starts now, not when the last answer ended.
+        self._end_progress()
         settings, messages = self.settings, self.transcript.visible()
         arguments = settings.template_arguments
         inside = opens_thinking(self.llm.render_chat(messages, arguments))
@@ -201,7 +210,8 @@ class Repl:
             if self.transcript.messages:
                 text = to_json(self.transcript.with_system(), self.model_name)
                 write_atomic(self._last_chat, text.encode())
-            else:
+                self._is_kept = True
+            elif self._is_kept:
                 self._last_chat.unlink(missing_ok=True)
         except OSError as error:
             if not self._told_of_keeping:
@@ -216,8 +226,10 @@ class Repl:
         try:
             self.transcript.replace(load_chat(str(self._last_chat)))
         except SSSDError as error:
-            self.screen.error(str(error))
+            self.screen.error(f"{error}; it is left as it is and this chat is not kept")
+            self._last_chat = None
             return
+        self._is_kept = True
         self.screen.note(f"going on with the last chat, {len(self.transcript.messages)} messages")
 
     def info(self) -> list[str]:

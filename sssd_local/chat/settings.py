@@ -101,7 +101,10 @@ class ChatSettings:
         return f"{name} {self._option_text(name)}"
 
     def _option_text(self, name: str) -> str:
-        return _as_text(self.options.get(name, _default(name)))
+        value = self.options.get(name, _default(name))
+        if name in FILE_OPTIONS and value is not None:
+            return f"a text of {len(value)} characters"
+        return _as_text(value)
 
 
 def parse_argument(text: str) -> tuple[str, Any]:

@@ -366,3 +366,30 @@ def test_a_terminal_that_is_gone_ends_it(llm: LLM, monkeypatch: pytest.MonkeyPat
     with pytest.raises(SystemExit) as left:
         run_repl(llm, read=User(["one"]), output=Gone())
     assert left.value.code == 129
+
+
+def test_a_message_without_an_answer_leaves_the_last_chat(llm: LLM) -> None:
+    kept = app_folder() / "last_chat.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("an earlier chat")
+    chat = Chat(llm, ["word " * 600], last_chat=kept)
+    assert "error: " in chat.text
+    assert kept.read_text() == "an earlier chat"
+
+
+def test_an_unreadable_last_chat_is_left_as_it_is(llm: LLM) -> None:
+    kept = app_folder() / "last_chat.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("no chat at all")
+    chat = Chat(llm, [], last_chat=kept)
+    chat.repl.go_on()
+    chat.repl.say("one")
+    assert "this chat is not kept" in chat.text
+    assert kept.read_text() == "no chat at all"
+
+
+def test_files_of_a_message_that_failed_are_spoken_of(llm: LLM, tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("short notes")
+    chat = Chat(llm, [f"/read {file}", "word " * 600])
+    assert "the files were part of that message" in chat.text
