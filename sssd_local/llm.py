@@ -87,11 +87,10 @@ class LLM:
             raise
 
     def _new_engine(self, context: Context) -> Engine:
-        speculation = self.config.speculation
         recurrent = self._model.facts.recurrent
-        width = {"auto": None, "off": 1}.get(str(speculation), speculation)
+        width = self._width(self.config)
         self.speculation_note = "no speculation: this model cannot roll back" if recurrent else ""
-        self._is_probed = width is None and not recurrent
+        self._is_probed = width is None
         if self._is_probed:
             cost = measured_costs(
                 self._model, context, self.config, self.threads, self.threads_batch
@@ -99,8 +98,13 @@ class LLM:
         else:
             cost = CostModel()
         drafter = Drafter(Calibration(), max_leaves=NUM_SEQUENCES)
-        forced = None if width is None else int(width)
-        return Engine(self._model, context, drafter, Sizer(cost), 1 if recurrent else forced)
+        return Engine(self._model, context, drafter, Sizer(cost), width)
+
+    def _width(self, config: ModelConfig) -> int | None:
+        """The engine's width: None sizes drafts by cost, 1 never drafts."""
+        if self._model.facts.recurrent or config.speculation == "off":
+            return 1
+        return None if config.speculation == "auto" else int(config.speculation)
 
     def _new_session(self) -> ChatSession:
         return ChatSession(
@@ -189,11 +193,10 @@ class LLM:
         """
         config = replace(self.config, speculation=value)
         with self._exclusive():
-            width = {"auto": None, "off": 1}.get(str(config.speculation), config.speculation)
-            recurrent = self._model.facts.recurrent
-            if width is None and not (recurrent or self._is_probed):
+            width = self._width(config)
+            if width is None and not self._is_probed:
                 self._measure()
-            self._engine.width = 1 if recurrent else None if width is None else int(width)
+            self._engine.width = width
             self.config = config
 
     def _measure(self) -> None:
