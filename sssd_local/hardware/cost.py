@@ -21,8 +21,13 @@ NOMINAL_SECONDS = 1.0
 STEP_NOISE = 0.06
 MACHINE_PRIOR = 0.15
 MACHINE_DRIFT = 0.017
+SLOPE_PRIOR = 0.05
+SLOPE_DRIFT = 0.01
 WIDTH_DRIFT = 0.006
 LEAST_ERROR = 0.01
+# How much of its known cost an extra token might have, for trying what does not seem to pay.
+HOPE = 0.6
+STALE_STEPS = 128
 # A width that was never measured is known from its neighbours this well.
 UNMEASURED_ERROR = 0.15
 UNMEASURED_PRIOR = 0.5
@@ -34,6 +39,9 @@ STALLS_BELIEVED = 8
 MAX_SURPRISE = 0.35
 MAX_RELIEF = 1.0
 CONTEXT_GRAIN = 256
+# So many steps in a row, each off by so many standard deviations to the same side, are a shift.
+SHIFT_STEPS = 3
+SHIFT_DEVIATIONS = 1.5
 
 
 class CostModel:
@@ -64,6 +72,12 @@ class CostModel:
         worst[1] = 0.0
         self._covariance = np.diag([worst[width] ** 2 for width in self._widths])
         self._covariance += MACHINE_PRIOR**2
+        self._slope = _slope(self._base[0])
+        self._covariance += np.outer(self._slope, self._slope) * SLOPE_PRIOR**2
+        self._run: list[float] = []
+        # Observed steps so far, and which of them was the last of each width.
+        self._num_seen = 0
+        self._last_seen = np.full(MAX_WIDTH, -STALE_STEPS - 1)
         self._stalls: list[int] = []
         self._stalls_of: dict[int, list[float]] = {}
         self._curve: Float64Array | None = None
@@ -106,6 +120,31 @@ class CostModel:
             self._curve_grain = grain
         return self._curve
 
+    def hopeful(self, context_length: int) -> Float64Array:
+        """Seconds a step might take at best, float64 [64]: what is worth a try now and then.
+
+        Widths seen lately as they are, others with extra tokens at HOPE of their known cost and no
+        dearer than wider ones; beyond the widest known, growing with the root of the width. inf
+        where width ÷ T is 1 or less as measured: no draft, however good, could pay there.
+        """
+        known = self.curve(context_length)
+        plain, widest = known.item(0), max(self._widths)
+        widths = np.arange(1, MAX_WIDTH + 1)
+        hoped = np.minimum(self._known[self._below], self._known[self._above])
+        stale = self._num_seen - self._last_seen > STALE_STEPS
+        hoped = np.where(stale[widths - 1], plain + HOPE * (hoped - plain), hoped)
+        hoped[widest:] = hoped[widest - 1] * np.sqrt(widths[widest:] / widest)
+        hoped = np.minimum.accumulate(hoped[::-1])[::-1]
+        measured = np.isin(widths, self._widths)
+        hoped[measured & (known >= plain * widths)] = math.inf
+        hoped[0] = plain
+        return hoped
+
+    @property
+    def has_gaps(self) -> bool:
+        """True while widths up to 16 that drafts often have are known from neighbours only."""
+        return not {2, 3, 4, 6, 8, 12, 16} <= self._column_of.keys()
+
     def seconds(self, width: int, context_length: int) -> float:
         """Seconds of a step of `width` (1 to 64) tokens; inf for a width that is not offered."""
         return self.curve(context_length).item(width - 1)
@@ -141,6 +180,8 @@ class CostModel:
         else:
             self._stalls_of.pop(width, None)
         self._stalls.clear()
+        self._num_seen += 1
+        self._last_seen[width - 1] = self._num_seen
         self._update(column, surprise)
 
     def _expect(self, width: int, context_length: int) -> float:
@@ -174,6 +215,8 @@ class CostModel:
         covariance += MACHINE_DRIFT**2
         if column:
             covariance[column, column] += WIDTH_DRIFT**2
+            covariance += np.outer(self._slope, self._slope) * SLOPE_DRIFT**2
+        self._open(column, surprise)
         row = covariance[column].copy()
         variance = row.item(column) + STEP_NOISE**2
         limit = 3 * math.sqrt(variance)
@@ -183,6 +226,23 @@ class CostModel:
         self._state += gain * surprise
         covariance -= gain[:, None] * row
         self._curve = None
+
+    def _open(self, column: int, surprise: float) -> None:
+        """Widens the covariance when surprises in a row point one way: a lasting shift."""
+        deviation = math.sqrt(self._covariance.item(column, column) + STEP_NOISE**2)
+        if abs(surprise) < SHIFT_DEVIATIONS * deviation or surprise * sum(self._run) < 0:
+            self._run.clear()
+            if abs(surprise) < SHIFT_DEVIATIONS * deviation:
+                return
+        self._run.append(surprise)
+        if len(self._run) < SHIFT_STEPS:
+            return
+        shift = median(self._run) ** 2
+        self._covariance += shift
+        if column:
+            self._covariance += np.outer(self._slope, self._slope) * shift
+            self._covariance[column, column] += shift / 4
+        self._run.clear()
 
     def _error(self, column: int) -> float:
         item = self._covariance.item
@@ -208,10 +268,12 @@ class CostModel:
         self._widths.append(width)
         self._base = np.column_stack((self._base, self._base[:, 0] * ratio))
         self._state = np.append(self._state, self._state[0])
+        near = min(range(column), key=lambda known: abs(self._widths[known] - width))
         self._covariance = np.pad(self._covariance, (0, 1))
-        self._covariance[column] = self._covariance[0]
-        self._covariance[:, column] = self._covariance[:, 0]
-        self._covariance[column, column] = self._covariance[0, 0] + UNMEASURED_PRIOR**2
+        self._covariance[column] = self._covariance[near]
+        self._covariance[:, column] = self._covariance[:, near]
+        self._covariance[column, column] = self._covariance[near, near] + UNMEASURED_PRIOR**2
+        self._slope = _slope(self._base[0])
         self._index()
         return column
 
@@ -224,6 +286,12 @@ class CostModel:
         self._below = columns[np.searchsorted(known, every, side="right") - 1]
         self._above = columns[np.searchsorted(known, every, side="left")]
         self._known = np.full(len(columns), math.inf)
+
+
+def _slope(seconds: Float64Array) -> Float64Array:
+    """By how much, in log space, each width moves if the cost per extra token grows e-fold."""
+    share: Float64Array = 1.0 - np.minimum(1.0, seconds[0] / seconds)
+    return share
 
 
 def _tabulate(points: list[ProbePoint], contexts: list[int], widths: list[int]) -> Float64Array:

@@ -15,9 +15,9 @@ import numpy as np
 
 from sssd_local.config import MAX_WIDTH
 
-# 2 s or 100 steps, less what the estimate of a step's time may be off.
-LIMIT_SECONDS = 1.95
-LIMIT_STEPS = 95
+# While a model loads: 1.5 s or 8 steps, less what the estimate of a step's time may be off.
+LOAD_SECONDS = 1.45
+LOAD_STEPS = 7.6
 MAX_REPEATS = 5
 
 # 1 is the anchor. A second sample of the narrow widths tells a stall from a dear width.
@@ -69,14 +69,16 @@ def run_probe(
     max_width: int,
     should_stop: Callable[[], bool] = lambda: False,
     context_length: int = 0,
+    max_seconds: float = LOAD_SECONDS,
+    max_steps: float = LOAD_STEPS,
 ) -> list[ProbePoint]:
-    """Measures widths 1 to `max_width`, at most 2 s or 100 one-token steps, whichever is longer.
+    """Measures widths 1 to `max_width` for so many seconds or one-token steps, what is longer.
 
     `decode(width)` evaluates one verify batch after `context_length` tokens and rolls it back.
     The first step and one stalled sample are on top of that, or a hiccup would cost all drafts.
     Returns points in order of width: fewer when time is short, none when stopped at once.
     """
-    probe = _Probe(decode, clock, should_stop)
+    probe = _Probe(decode, clock, should_stop, (max_seconds, max_steps))
     probe.warm_up()
     for width in _plan(min(max_width, MAX_WIDTH)):
         if should_stop():
@@ -89,10 +91,20 @@ def run_probe(
 def is_reliable(points: list[ProbePoint], max_width: int) -> bool:
     """True when the points are worth keeping: no stalls cut the probe short, no noise drowned it.
 
-    Where it is False the machine was busy; probe again another time.
+    Where it is False the machine was busy; probe again another time. A slow machine has time for
+    the narrow widths only; use fills in the others.
     """
-    wanted = {width for width in COARSE if width <= min(max_width, 16)}
-    return wanted <= {point.width for point in points if point.error <= RELIABLE_ERROR}
+    seconds = {point.width: point.seconds for point in points if point.error <= RELIABLE_ERROR}
+    if len(seconds) < len(points) or 1 not in seconds:
+        return False
+    left = max(LOAD_SECONDS, LOAD_STEPS * seconds[1]) / 2
+    for width in COARSE:
+        if width > min(max_width, 16):
+            continue
+        if width not in seconds:
+            return left < width * seconds[1]
+        left -= seconds[width]
+    return True
 
 
 def _plan(max_width: int) -> Iterator[int]:
@@ -118,7 +130,9 @@ class _Probe:
         decode: Callable[[int], None],
         clock: Callable[[], float],
         should_stop: Callable[[], bool],
+        limits: tuple[float, float],
     ) -> None:
+        self._max_seconds, self._max_steps = limits
         self._decode = decode
         self._clock = clock
         self._should_stop = should_stop
@@ -175,7 +189,7 @@ class _Probe:
 
     def affords(self, width: int) -> bool:
         """True when a sample fits into what is left of the budget."""
-        limit = max(LIMIT_SECONDS, LIMIT_STEPS * self._expect(1))
+        limit = max(self._max_seconds, self._max_steps * self._expect(1))
         spent = self._clock() - self._begin - min(self._forgiven, 2 * limit)
         doubt = 1.0 if width in self._samples else 1.5
         return spent + doubt * self._expect(width) <= limit

@@ -20,6 +20,16 @@ MAX_SURPRISE = 2.0
 # as a draft; those of a very fast model less often still.
 LESSON_STEPS = 4
 LESSON_SECONDS = 0.002
+# After so many steps without a draft that paid, drafting may take this share of the time.
+IDLE_STEPS = 32
+IDLE_SHARE = 0.01
+MAX_SKIPPED = 32
+# Steps between two tries of widths the cost model may be wrong about.
+TRY_STEPS = 128
+GAP_STEPS = 96
+MAX_TRIES = 4
+# A try this much cheaper than expected is repeated at once.
+CHEAPER = 0.85
 
 
 class Sizer:
@@ -30,17 +40,47 @@ class Sizer:
         self._account = Account()
         self._plain_times: list[float] = []
         self._since_lesson = 0.0
+        self._idle = 0
+        self._skipped = 0
+        self._draft_seconds = 0.0
+        self._since_try = 0
+        self._tries = 0
+        self._is_try = False
 
     def begin(self) -> None:
         """Starts an answer."""
         self._account.begin()
 
     def allows(self) -> bool:
-        """False while speculation rests because it has been losing."""
-        return self._account.allows()
+        """Whether to draft in this step; to be asked once a step.
+
+        False while speculation rests because it has been losing, and in most steps while nothing
+        has paid for long and drafting takes a share of the step that is worth saving.
+        """
+        self._is_try = False
+        if not self._account.allows() or self._skips():
+            return False
+        self._since_try += 1
+        self._is_try = self._since_try > TRY_STEPS and self.cost.is_measured
+        return True
+
+    def _skips(self) -> bool:
+        if self._idle < IDLE_STEPS or not self.cost.is_measured:
+            return False
+        plain = self.cost.curve(0).item(0)
+        self._skipped += 1
+        if self._skipped < min(MAX_SKIPPED, self._draft_seconds / (IDLE_SHARE * plain)):
+            return True
+        self._skipped = 0
+        return False
 
     def costs(self, context_length: int) -> Float64Array:
-        """Seconds of a verify batch of 1 to 64 tokens, float64 [64], read-only."""
+        """Seconds of a verify batch of 1 to 64 tokens, float64 [64].
+
+        Now and then what they might be at best, for widths that were not seen for long.
+        """
+        if self._is_try:
+            return self.cost.hopeful(context_length)
         return self.cost.curve(context_length)
 
     def choose(self, probs: Float32Array, costs: Float64Array) -> int:
@@ -50,8 +90,9 @@ class Sizer:
         """
         optimism = self._account.optimism
         size = best_size(probs, costs, optimism=optimism)
-        if size == 0:
-            return 0
+        self._idle = 0 if size else self._idle + 1
+        if size == 0 or self._is_try:
+            return size
         expected = 1.0 + optimism * float(probs[:size].sum())
         gain = expected * costs.item(0) / costs.item(size) - 1.0
         return size if gain > MARGIN + self.cost.relative_error(size + 1) / 2 else 0
@@ -68,14 +109,23 @@ class Sizer:
         width = len(probs) + 1
         costs = self.cost.curve(context_length)
         plain, predicted = costs.item(0), costs.item(width - 1)
+        if draft_seconds > 0:
+            self._draft_seconds += (draft_seconds - self._draft_seconds) / 8
         if width > 1:
             self.cost.observe(width, context_length, decode_seconds)
+            if self._is_try:
+                self._after_try(decode_seconds / predicted)
         else:
             self._observe_plain(context_length, decode_seconds)
         if self.cost.is_measured and predicted < np.inf:
             bounded = min(max(decode_seconds, predicted / MAX_SURPRISE), predicted * MAX_SURPRISE)
             tokens = float(probs.sum()) if width > 1 else 0.0
             self._account.record(tokens, num_accepted, bounded + draft_seconds, plain)
+
+    def _after_try(self, surprise: float) -> None:
+        again = surprise < CHEAPER and self._tries < MAX_TRIES
+        self._tries = self._tries + 1 if again else 0
+        self._since_try = TRY_STEPS if again else GAP_STEPS if self.cost.has_gaps else 0
 
     def _observe_plain(self, context_length: int, seconds: float) -> None:
         self._plain_times.append(seconds)

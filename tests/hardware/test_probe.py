@@ -22,7 +22,14 @@ EVERY_WIDTH = {*range(1, 17), 20, 24, 32, 48, 64}
 
 
 def probe(machine: Machine, max_width: int = 64) -> dict[int, ProbePoint]:
-    points = run_probe(machine.decode, machine.clock, max_width=max_width, context_length=300)
+    points = run_probe(
+        machine.decode,
+        machine.clock,
+        max_width=max_width,
+        context_length=300,
+        max_seconds=1.95,
+        max_steps=95,
+    )
     assert [point.width for point in points] == sorted({point.width for point in points})
     assert all(point.context_length == 300 for point in points)
     return {point.width: point for point in points}
@@ -58,6 +65,20 @@ def test_the_budget_is_kept_and_noise_averaged(name: str, step_seconds: float, s
     assert machine.now - begin <= max(2.0, 100 * step_seconds)
     assert worst_error(points, machine) < 0.13
     assert points[1].seconds == pytest.approx(step_seconds, rel=0.05)
+
+
+@pytest.mark.parametrize("step_seconds", [0.0005, 0.02, 0.3])
+@pytest.mark.parametrize("name", CURVES)
+def test_while_a_model_loads_a_second_and_a_half_or_eight_steps_are_enough(
+    name: str, step_seconds: float
+) -> None:
+    machine = Machine(CURVES[name], step_seconds)
+    begin = machine.now
+    points = run_probe(machine.decode, machine.clock, max_width=64)
+    # The first step, which may have to read the model from disk, comes on top.
+    assert machine.now - begin <= max(1.5, 8 * step_seconds) + step_seconds
+    assert {1, 2} <= {point.width for point in points}
+    assert is_reliable(points, 64)
 
 
 def test_a_fast_machine_is_measured_at_every_width_several_times() -> None:
