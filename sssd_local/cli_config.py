@@ -13,9 +13,12 @@ import click
 from click.core import ParameterSource
 
 from sssd_local.cli_info import print_lines
+from sssd_local.config import unknown_name
 from sssd_local.errors import ConfigError
+from sssd_local.files import HOME_VARIABLE
 from sssd_local.settings import CONFLICTS, Setting, load_settings, option_keys
 
+PREFIX = "SSSD_LOCAL_"
 VARIABLE = "SSSD_LOCAL_CONFIG"
 _LEFT_OUT = frozenset({"config", "help", "go_on"})
 
@@ -26,6 +29,21 @@ config_option = click.option(
     expose_value=False,
     help="File of your own defaults [config.toml in the app folder].",
 )
+
+
+def check_environment(root: click.Group) -> None:
+    """Raises ConfigError for a variable SSSD_LOCAL_… that is none of a command's options."""
+    known = {VARIABLE, HOME_VARIABLE}
+    commands: list[click.Command] = [root]
+    while commands:
+        command = commands.pop()
+        if isinstance(command, click.Group):
+            commands += command.commands.values()
+        for param in command.params:
+            known.update([param.envvar] if isinstance(param.envvar, str) else param.envvar or ())
+    for name in os.environ:
+        if name.startswith(PREFIX) and name not in known:
+            raise ConfigError(unknown_name("environment variable", name, sorted(known)))
 
 
 class _Problem(click.ClickException):
@@ -44,7 +62,8 @@ class ConfiguredCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Finds the model and the file among the arguments, then parses with their settings."""
-        if not ctx.resilient_parsing and not {"-h", "--help"} & set(args):
+        before = args[: args.index("--")] if "--" in args else args
+        if not ctx.resilient_parsing and not {"-h", "--help"} & set(before):
             given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
             settings = self._settings(ctx, given)
             ctx.meta["sssd_local.settings"] = settings
@@ -129,7 +148,8 @@ def _origin(ctx: click.Context, param: click.Option) -> str:
     if source == ParameterSource.COMMANDLINE:
         return "option"
     if source == ParameterSource.ENVIRONMENT:
-        return str(param.envvar)
+        names = [param.envvar] if isinstance(param.envvar, str) else param.envvar or ()
+        return next((name for name in names if os.environ.get(name)), str(names))
     if source == ParameterSource.DEFAULT_MAP:
         return f"[{ctx.meta['sssd_local.settings'][param.name].table}]"
     return "built-in"

@@ -40,7 +40,7 @@ def info(model: str, ctxs: tuple[int, ...], kv_type: str, as_json: bool) -> None
     from sssd_local.gguf_info import describe
 
     found = describe(Path(model), ctxs, kv_type)
-    print_lines([json.dumps(found.as_dict())] if as_json else map(_printable, found.lines()))
+    print_lines([json.dumps(found.as_dict())] if as_json else map(printable, found.lines()))
 
 
 def print_lines(lines: Iterable[str]) -> None:
@@ -58,6 +58,9 @@ def print_lines(lines: Iterable[str]) -> None:
         sys.exit(1)
 
 
-def _printable(line: str) -> str:
-    # A name in a file is a stranger's text and must not steer the terminal.
+def printable(line: str) -> str:
+    """A line with everything that could steer the terminal spelled out.
+
+    Names in a file are a stranger's text.
+    """
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)

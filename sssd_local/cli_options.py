@@ -78,9 +78,10 @@ class _Speculation(click.ParamType):  # type: ignore[type-arg]
 
 
 def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
-    """A click option that is also read from SSSD_LOCAL_<its first long name>."""
-    long_name = next(name for name in names if name.startswith("--"))
-    settings.setdefault("envvar", "SSSD_LOCAL_" + long_name[2:].replace("-", "_").upper())
+    """A click option that is also read from SSSD_LOCAL_<its long name>."""
+    long_names = [name.partition("/")[0][2:] for name in names if name.startswith("--")]
+    variables = ["SSSD_LOCAL_" + name.replace("-", "_").upper() for name in long_names]
+    settings.setdefault("envvar", variables[0] if len(variables) == 1 else variables)
     settings.setdefault("show_default", settings.get("default") is not None)
     return click.option(*names, **settings)
 
@@ -119,7 +120,7 @@ _OPTIONS = (
     option("--chat-template", type=_FILE, help="Jinja template instead of the model's own."),
     option("--template-arg", "template_arguments", type=_Argument(), multiple=True,
            help="A variable of the template, like enable_thinking=false; repeatable."),
-    option("--raw", is_flag=True, help="Continue PROMPT as it is, without a template."),
+    option("--raw/--no-raw", is_flag=True, help="Continue PROMPT as it is, without a template."),
     option("--speculation", type=_Speculation(), default=_MODEL.speculation,
            metavar="auto|off|WIDTH",
            help="Draft as it pays, never, or to a fixed width of 1 to 64 tokens a step."),
@@ -132,11 +133,12 @@ _OPTIONS = (
            help="What to tell on stderr at the end [line on a terminal, else none]."),
     option("--think", type=click.Choice(["show", "hide"]), default="show",
            help="Chat: show what a model thinks before it answers."),
-    option("--markdown", type=click.Choice(["on", "off"]),
-           help="Chat: lay out Markdown, block by block [on on a terminal, if rich is there]."),
+    option("--markdown", type=click.Choice(["on", "off"]), default="off",
+           help="Chat: lay out Markdown, each block once it is finished."),
     option("-c", "--continue", "go_on", is_flag=True, help="Chat: go on with the last one."),
-    option("--no-history", is_flag=True, help="Chat: keep neither what was typed nor the chat."),
-    option("--private", is_flag=True, help="Chat: keep no text on disk, and say so."),
+    option("--no-history/--history", is_flag=True,
+           help="Chat: keep neither what was typed nor the chat."),
+    option("--private/--no-private", is_flag=True, help="Chat: keep no text on disk, and say so."),
     option("-v", "--verbose", is_flag=True, help="Show llama.cpp's log."),
     option("--debug", is_flag=True, help="Show the traceback of an error."),
 )  # fmt: skip

@@ -7,17 +7,22 @@ import os
 import tempfile
 from pathlib import Path
 
+from sssd_local.errors import ConfigError
+
 HOME_VARIABLE = "SSSD_LOCAL_HOME"
 
 
 def app_folder() -> Path:
     """The folder for the package's own files: $SSSD_LOCAL_HOME or the platform's usual place.
 
-    Asking does not create it.
+    Asking does not create it. Raises ConfigError for `~NAME` of nobody.
     """
     chosen = os.environ.get(HOME_VARIABLE)
     if chosen:
-        return Path(chosen).expanduser()
+        try:
+            return Path(chosen).expanduser()
+        except RuntimeError as error:
+            raise ConfigError(f"{HOME_VARIABLE}={chosen}: there is no such user") from error
     import click
 
     return Path(click.get_app_dir("sssd-local"))

@@ -7,10 +7,11 @@ answer has written, and returns the history to go on with, or None to stop the a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import numpy as np
 
-from sssd_local.chat.session import ChatSession
+from sssd_local.chat.session import AnyMessage, ChatSession, count_system
 from sssd_local.draft.tree import Int32Array
 from sssd_local.errors import ContextFullError
 
@@ -35,22 +36,51 @@ def shift(num_kept: int) -> MakeRoom:
     return make_room
 
 
-def drop_turns(session: ChatSession, messages: Sequence[dict[str, str]], ctx: int) -> MakeRoom:
+def fit_turns(session: ChatSession, messages: Sequence[AnyMessage], ctx: int) -> list[AnyMessage]:
+    """A conversation that fits into `ctx` tokens: all of it, or without its oldest turns.
+
+    What was left out of the conversation before stays out as long as that suffices, so that the
+    beginning stays the same and with it the cache. Raises ContextFullError.
+    """
+    before, session.left_out = session.left_out, []
+    if session.count(messages) < ctx:
+        return list(messages)
+    start = count_system(messages)
+    end = start + len(before)
+    if before and list(messages[start:end]) == before:
+        shorter = [*messages[:start], *messages[end:]]
+        if session.count(shorter) < ctx:
+            session.left_out = before
+            return shorter
+    return _leave_out(session, messages, ctx)
+
+
+def _leave_out(
+    session: ChatSession, messages: Sequence[AnyMessage], ctx: int, num_written: int = 0
+) -> list[AnyMessage]:
+    """Without the oldest turns, so that a quarter of the context is free, or what can be.
+
+    Each time costs the evaluation of all that stays; so it shall not be needed again soon.
+    """
+    for spare in (ctx // 4, ctx // 16 + 1):
+        with suppress(ContextFullError):
+            return session.fit(messages, ctx - num_written - spare)[0]
+    return session.fit(messages, ctx - num_written - 1)[0]
+
+
+def drop_turns(session: ChatSession, messages: Sequence[AnyMessage], ctx: int) -> MakeRoom:
     """Leaves out whole turns, oldest first, so that a quarter of the context is free again."""
     remaining = list(messages)
 
     def make_room(history: Int32Array, num_written: int) -> Int32Array | None:
+        try:
+            shorter = _leave_out(session, remaining, ctx, num_written)
+        except ContextFullError:
+            return None
+        if len(shorter) == len(remaining):
+            return None
+        remaining[:] = shorter
         written = history[len(history) - num_written :]
-        for spare in (ctx // 4, ctx // 16, 1):
-            try:
-                shorter, num_dropped = session.fit(remaining, ctx - num_written - spare)
-            except ContextFullError:
-                continue
-            if not num_dropped:
-                return None
-            remaining[:] = shorter
-            prompt = np.array(session.encode(remaining), np.int32)
-            return np.concatenate((prompt, written))
-        return None
+        return np.concatenate((np.array(session.encode(remaining), np.int32), written))
 
     return make_room

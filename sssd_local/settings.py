@@ -92,7 +92,7 @@ def load_settings(path: Path | None, options: Sequence[click.Option]) -> Setting
     named = path is not None
     path = path or default_path()
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8-sig")
         document = tomllib.loads(text)
     except (FileNotFoundError, NotADirectoryError):
         if named:
@@ -173,6 +173,8 @@ class _Checker:
             option.type.convert(value, option, click.Context(click.Command("run")))
         except click.BadParameter as error:
             self._fail(f"{where}: {error.message}")
+        except (OverflowError, ValueError):
+            self._fail(f"{where} is out of range")
         return value
 
     def _fail(self, what: str) -> None:

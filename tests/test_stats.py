@@ -55,6 +55,7 @@ def test_the_line() -> None:
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
+        ({"speedup": 1.05}, "5 tokens · 1.1 tok/s · 1.1× · 50 % accepted"),
         ({"speedup": 1.04}, "5 tokens · 1.1 tok/s · 50 % accepted"),
         ({"speedup": None, "tested": 0}, "5 tokens · 1.1 tok/s"),
         ({"tokens": 1, "tokens_per_second": 0.0, "tested": 0, "speedup": None}, "1 token"),

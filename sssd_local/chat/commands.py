@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sssd_local.chat import render
+from sssd_local.chat.editor import edit_text
 from sssd_local.chat.transcript import load_chat, read_user_file, save_chat, split_names
 from sssd_local.config import parse_speculation, unknown_name
 from sssd_local.errors import SSSDError
@@ -28,15 +29,18 @@ class Command:
 
 def run_command(repl: Repl, line: str) -> None:
     """Carries out a line that begins with a slash; raises SSSDError for unknown names."""
-    name, _, rest = line.strip().lstrip("/").partition(" ")
-    if "\n" in name:
-        name, _, more = name.partition("\n")
-        rest = f"{more} {rest}"
+    name, rest = _first_word(line.strip().lstrip("/"))
     name = ALIASES.get(name.lower(), name.lower())
     if name not in COMMANDS:
         text = unknown_name("command", f"/{name}", [f"/{known}" for known in COMMANDS])
         raise SSSDError(text if "did you mean" in text else f"{text}; /help lists them")
     COMMANDS[name].run(repl, rest.strip())
+
+
+def _first_word(text: str) -> tuple[str, str]:
+    """The first word and what follows it."""
+    parts = text.split(None, 1)
+    return (parts[0], parts[1].strip()) if len(parts) == 2 else (text.strip(), "")
 
 
 def _help(repl: Repl, rest: str) -> None:
@@ -48,9 +52,9 @@ def _help(repl: Repl, rest: str) -> None:
 
 
 def _set(repl: Repl, rest: str) -> None:
-    name, _, text = rest.partition(" ")
+    name, text = _first_word(rest)
     if name:
-        repl.screen.note(repl.settings.change(name, text.strip()))
+        repl.screen.note(repl.settings.change(name, text, repl.llm))
     else:
         _show_lines(repl, repl.settings.lines())
 
@@ -65,7 +69,7 @@ def _show(repl: Repl, rest: str) -> None:
     }
     topic = rest or "info"
     if topic not in topics:
-        raise SSSDError(unknown_name("topic", topic, topics))
+        raise SSSDError(f"{unknown_name('topic', topic, topics)}; there are {', '.join(topics)}")
     _show_lines(repl, topics[topic]())
 
 
@@ -79,6 +83,7 @@ def _system(repl: Repl, rest: str) -> None:
         repl.screen.line(repl.transcript.system or "no system message")
         return
     repl.transcript.system = None if rest == "none" else rest
+    repl.keep()
     repl.screen.note("system message removed" if rest == "none" else "system message set")
 
 
@@ -107,6 +112,8 @@ def _retry(repl: Repl, rest: str) -> None:
     text = transcript.undo()
     if text is None:
         raise SSSDError("there is nothing to retry")
+    # The model shall see what it saw, and the cache holds it.
+    transcript.num_hidden = before[1]
     try:
         repl.send(text)
     finally:
@@ -118,7 +125,11 @@ def _retry(repl: Repl, rest: str) -> None:
 
 
 def _undo(repl: Repl, rest: str) -> None:
-    text = repl.transcript.undo()
+    transcript = repl.transcript
+    text, transcript.withdrawn = transcript.withdrawn, None
+    if text is None:
+        # A message without an answer is no turn.
+        text = transcript.undo()
     if text is None:
         raise SSSDError("there is nothing to undo")
     repl.keep()
@@ -156,12 +167,7 @@ def _one_name(rest: str, usage: str) -> str:
 
 
 def _edit(repl: Repl, rest: str) -> None:
-    import click
-
-    try:
-        text = click.edit(rest or repl.transcript.withdrawn or "", require_save=True)
-    except click.ClickException as error:
-        raise SSSDError(error.message) from error
+    text = edit_text(rest or repl.transcript.withdrawn or "")
     if text is None or not text.strip():
         repl.screen.note("nothing sent")
         return
@@ -175,14 +181,14 @@ def _spec(repl: Repl, rest: str) -> None:
             render.legend(repl.screen)
         return
     if rest:
-        repl.llm.set_speculation(parse_speculation(rest))
+        repl.llm.set_speculation("auto" if rest == "on" else parse_speculation(rest))
     note = repl.llm.speculation_note
     repl.screen.note(f"speculation {repl.llm.config.speculation}{f' ({note})' if note else ''}")
 
 
 def _quiet(repl: Repl, rest: str) -> None:
-    repl.settings.stats = "line" if repl.settings.stats == "none" else "none"
-    state = "left out" if repl.settings.stats == "none" else "shown"
+    repl.settings.change("quiet", rest or ("off" if repl.settings.quiet else "on"))
+    state = "left out" if repl.settings.quiet else "shown"
     repl.screen.note(f"the line after each answer is {state}")
 
 
@@ -211,6 +217,6 @@ COMMANDS: dict[str, Command] = {
         "Drafts as it pays, never, to a width; colours text by its source.",
         _spec,
     ),
-    "quiet": Command("/quiet", "Leaves out the line after each answer, or shows it again.", _quiet),
+    "quiet": Command("/quiet [on|off]", "Leaves out the line after each answer.", _quiet),
     "exit": Command("/exit, /bye", "Leaves; so does Ctrl-D.", _exit),
 }

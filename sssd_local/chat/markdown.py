@@ -5,12 +5,17 @@ from __future__ import annotations
 import importlib.util
 import io
 import re
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+
     from sssd_local.chat.render import Screen
 
 _FENCE = re.compile(r"\s*(`{3,}|~{3,})")
+# Code between backticks, or a name between double underscores.
+_KEPT = re.compile(r"(`+)(?!`).*?(?<!`)\1(?!`)|\b__\w+__\b")
 _HEADING = re.compile(r" {0,3}#{1,6}(\s|$)")
 
 
@@ -94,6 +99,28 @@ class MarkdownBlocks:
         self._printed = True
 
 
+@cache
+def _parser() -> MarkdownIt:
+    """Markdown whose reading loses no text: no HTML, no definitions of links, no escapes."""
+    from markdown_it import MarkdownIt
+
+    parser = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
+    # `\(x\)` is mathematics far more often than an escaped bracket.
+    return parser.disable(["reference", "escape"])
+
+
+def _keep_names(text: str) -> str:
+    """Names like __init__ are no bold text; in code they are left alone."""
+    return "\n".join(
+        line if line.startswith(("    ", "\t")) else _KEPT.sub(_entities, line)
+        for line in text.split("\n")
+    )
+
+
+def _entities(found: re.Match[str]) -> str:
+    return found[0] if found[0].startswith("`") else found[0].replace("_", "&#95;")
+
+
 def render_block(text: str, screen: Screen) -> str:
     """A block laid out for the screen's present width, with its styles."""
     from rich.console import Console
@@ -111,8 +138,11 @@ def render_block(text: str, screen: Screen) -> str:
         emoji=False,
         legacy_windows=False,
     )
+    # Without hyperlinks: an address is shown rather than hidden behind other text.
+    document = Markdown("", hyperlinks=False)
+    document.markup = visible(text)
+    document.parsed = _parser().parse(_keep_names(document.markup))
     with console.capture() as capture:
-        # Without hyperlinks: an address is shown rather than hidden behind other text.
-        console.print(Markdown(visible(text), hyperlinks=False))
+        console.print(document)
     lines = capture.get().strip("\n").split("\n")
     return "\n".join(line.rstrip(" ") for line in lines)

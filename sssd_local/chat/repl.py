@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from sssd_local.chat import markdown
 from sssd_local.chat.commands import COMMANDS, run_command
 from sssd_local.chat.editor import (
     CONTINUATION,
@@ -15,9 +14,11 @@ from sssd_local.chat.editor import (
     PROMPT,
     QUOTES,
     ReadLine,
+    is_block,
     is_open_block,
     make_reader,
     read_plain,
+    take_ctrl_d,
 )
 from sssd_local.chat.reasoning import opens_thinking
 from sssd_local.chat.render import AnswerView, OutputClosed, PromptProgress, Screen, stats_line
@@ -56,8 +57,6 @@ class Repl:
         self.model_name = model_name
         self.transcript = Transcript()
         self.done = False
-        if settings.markdown is None:
-            settings.markdown = screen.is_terminal and markdown.can_render()
         self._read = read
         self._last_chat = last_chat
         self._progress = progress
@@ -78,30 +77,30 @@ class Repl:
                 self.screen.note("Ctrl-D or /exit leaves")
 
     def _one_turn(self) -> None:
-        text, is_block = self._read_message()
-        if not text.strip():
-            return
         try:
-            if text.startswith("/") and not is_block:
+            text, quoted = self._read_message()
+            if not text.strip():
+                return
+            if text.startswith("/") and not quoted:
                 run_command(self, text)
             else:
-                self.say(text if is_block else text.strip())
+                self.say(text if quoted else text.strip())
         except FAILURES as error:
             self.screen.error(str(error) or type(error).__name__)
 
     def _read_message(self) -> tuple[str, bool]:
         """What the user entered, and whether it was a block between triple quotes."""
         text = self._read_line(PROMPT)
-        is_block = text.lstrip().startswith(QUOTES)
         while is_open_block(text):
             try:
                 text += "\n" + self._read_line(CONTINUATION)
             except (EOFError, KeyboardInterrupt):
                 self.screen.note("the block was not ended; nothing sent")
                 return "", False
-        if is_block:
+        found = is_block(text)
+        if found:
             text = text.strip().removeprefix(QUOTES).removesuffix(QUOTES).strip("\n")
-        return clean(text), is_block
+        return clean(text), found
 
     def _read_line(self, prompt: str) -> str:
         self.screen.fresh_line()
@@ -151,8 +150,8 @@ class Repl:
         inside = opens_thinking(self.llm.render_chat(messages, arguments))
         view = AnswerView(
             self.screen,
-            show_thinking=settings.show_thinking,
-            markdown=bool(settings.markdown),
+            show_thinking=settings.think,
+            markdown=settings.markdown,
             show_sources=settings.show_sources,
             inside_thinking=inside,
         )
@@ -164,6 +163,7 @@ class Repl:
             try:
                 for chunk in self.llm.stream_chat(messages, **options):
                     self._end_progress()
+                    self.done = self.done or take_ctrl_d()
                     written.append(chunk.text)
                     view.feed(chunk)
                     if chunk.stats is not None:
@@ -183,10 +183,12 @@ class Repl:
         return finish_reason
 
     def _print_stats(self, stats: Stats, finish_reason: str) -> None:
-        if self.settings.stats == "line":
-            self.screen.note(stats_line(stats, finish_reason))
-        elif self.settings.stats == "json":
+        if self.settings.quiet:
+            return
+        if self.settings.stats == "json":
             self.screen.note(json.dumps(stats.as_dict(), ensure_ascii=False))
+        else:
+            self.screen.note(stats_line(stats, finish_reason))
 
     def _end_progress(self) -> None:
         if self._progress is not None:
@@ -232,6 +234,11 @@ class Repl:
         self._is_kept = True
         self.screen.note(f"going on with the last chat, {len(self.transcript.messages)} messages")
 
+    @property
+    def has_gone_on(self) -> bool:
+        """Whether this chat is the last one's continuation."""
+        return self._is_kept
+
     def info(self) -> list[str]:
         """Facts about model and chat, a line each."""
         transcript = self.transcript
@@ -261,13 +268,15 @@ def run_repl(
     history: bool = True,
     private: bool = False,
     go_on: bool = False,
+    yields_system: bool = False,
     progress: PromptProgress | None = None,
     read: ReadLine | None = None,
     output: TextIO | None = None,
 ) -> None:
     """Chats on the terminal until the user leaves.
 
-    Without `history`, or `private`, nothing is kept on disk. `read` and `output` stand in for
+    Without `history`, or `private`, nothing is kept on disk. `yields_system`: a chat that is gone
+    on with keeps its own system message. `read` and `output` stand in for
     the terminal.
     """
     keep = history and not private
@@ -291,7 +300,7 @@ def run_repl(
         _greet(repl, private=private, is_plain=read is read_plain)
         if go_on:
             repl.go_on()
-        if system is not None:
+        if system is not None and not (yields_system and repl.has_gone_on):
             repl.transcript.system = system
         repl.run()
     except OutputClosed:

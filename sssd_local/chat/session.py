@@ -57,6 +57,12 @@ def _inside_character(text: bytes, index: int) -> bool:
     return index < len(text) and text[index] & 0xC0 == 0x80
 
 
+def count_system(messages: Sequence[Mapping[str, Any]]) -> int:
+    """How many system messages a conversation begins with."""
+    roles = (message.get("role") for message in messages)
+    return next((at for at, role in enumerate(roles) if role != "system"), len(messages))
+
+
 class ChatSession:
     """Remembers how the last conversation was spelled in tokens.
 
@@ -80,8 +86,8 @@ class ChatSession:
         self._bos = bos
         self._known = _Spelled()
         self._prompt = _Spelled()
-        # Messages that `fit` left out since the owner last set this to 0.
-        self.num_dropped = 0
+        # Messages left out of the present conversation so that it fits, oldest first.
+        self.left_out: list[Mapping[str, Any]] = []
 
     def encode(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Token ids of the conversation; begins with the remembered ids as far as texts agree."""
@@ -110,6 +116,10 @@ class ChatSession:
         written = bool(self._bos) and text.startswith(self._bos)
         return self._tokenize(text, add_special=not written, parse_special=True)
 
+    def count(self, messages: Sequence[Mapping[str, Any]]) -> int:
+        """How many tokens the conversation has."""
+        return len(self._spell(self._render(messages)).ids)
+
     def fit(self, messages: Sequence[AnyMessage], max_tokens: int) -> tuple[list[AnyMessage], int]:
         """Leaves out the oldest turns until the conversation has at most `max_tokens` tokens.
 
@@ -117,10 +127,7 @@ class ChatSession:
         and the last turn stay. Returns the messages and how many were left out. Raises
         ContextFullError when the last turn alone is too long.
         """
-        num_system = next(
-            (at for at, message in enumerate(messages) if message.get("role") != "system"),
-            len(messages),
-        )
+        num_system = count_system(messages)
         system = list(messages[:num_system])
         starts = [num_system]
         starts += [
@@ -128,8 +135,7 @@ class ChatSession:
         ]
 
         def count(turn: int) -> int:
-            shorter = [*system, *messages[starts[turn] :]]
-            return len(self._spell(self._render(shorter)).ids)
+            return self.count([*system, *messages[starts[turn] :]])
 
         if count(0) <= max_tokens:
             return list(messages), 0
@@ -140,9 +146,8 @@ class ChatSession:
                 f"the last message needs {needed} tokens with its system message, there is room "
                 f"for {max(max_tokens, 0)}; shorten it or use a larger --ctx"
             )
-        num_dropped = starts[turn] - num_system
-        self.num_dropped += num_dropped
-        return [*system, *messages[starts[turn] :]], num_dropped
+        self.left_out += messages[num_system : starts[turn]]
+        return [*system, *messages[starts[turn] :]], starts[turn] - num_system
 
     def _spell(self, text: str) -> _Spelled:
         data = text.encode("utf-8", "replace")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
+from typing import Any, Protocol
 
 from sssd_local.chat import markdown
 from sssd_local.chat.transcript import read_user_file
@@ -18,7 +18,12 @@ from sssd_local.config import (
 )
 from sssd_local.errors import ConfigError
 
-SWITCHES = {"think": ("show", "hide"), "markdown": ("on", "off")}
+# What may be said for yes and for no; the first of each is how it is told.
+SWITCHES = {
+    "think": (("show", "on"), ("hide", "off")),
+    "markdown": (("on",), ("off",)),
+    "quiet": (("on",), ("off",)),
+}
 ALIASES = {"temp": "temperature"}
 FILE_OPTIONS = ("grammar", "json_schema")
 RESERVED = ("messages", "add_generation_prompt")
@@ -27,35 +32,47 @@ _ANSWER_FIELDS = {
     item.name: item for config in (SamplingConfig, GenerationConfig) for item in fields(config)
 }
 _MODEL_FIELDS = {item.name for item in fields(ModelConfig)}
+# A conversation to try a template with.
+TRIAL = [{"role": "user", "content": "Hello"}]
+
+
+class Checker(Protocol):
+    """What of an LLM tells whether it can answer with these settings; raises SSSDError."""
+
+    def check_answer(self, **options: Any) -> None: ...
+    def render_chat(
+        self, messages: Sequence[Mapping[str, str]], template_arguments: Mapping[str, Any] | None
+    ) -> str: ...
 
 
 @dataclass(slots=True)
 class ChatSettings:
     """How a chat looks and answers; `options` are those of one answer.
 
-    `markdown` None: where the output is a terminal and rich is installed. `stats`: line, json or
-    none.
+    `stats` is the form of what is told after an answer, line or json, and `quiet` leaves it out.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
     template_arguments: dict[str, Any] = field(default_factory=dict)
-    show_thinking: bool = True
-    markdown: bool | None = None
+    think: bool = True
+    markdown: bool = False
     show_sources: bool = False
+    quiet: bool = False
     stats: str = "line"
 
-    def change(self, name: str, text: str) -> str:
+    def change(self, name: str, text: str, model: Checker | None = None) -> str:
         """Sets a value from what was typed, or tells it for ""; returns a line about it.
 
-        Raises ConfigError for unknown names and impossible values, and changes nothing then.
+        Raises SSSDError for unknown names, values that are impossible and those that `model`
+        refuses, and changes nothing then.
         """
         name = ALIASES.get(name, name).replace("-", "_")
         if name in SWITCHES:
             return self._switch(name, text)
         if name == "template":
-            return self._change_template(text)
+            return self._change_template(text, model)
         if name in _ANSWER_FIELDS:
-            return self._change_option(name, text)
+            return self._change_option(name, text, model)
         if name in _MODEL_FIELDS:
             hint = "use /spec" if name == "speculation" else "start again with the option"
             raise ConfigError(f"{name} is fixed when the model is loaded; {hint}")
@@ -64,39 +81,41 @@ class ChatSettings:
     def lines(self) -> list[str]:
         """Every setting with its value, a line each."""
         return [
-            f"think {'show' if self.show_thinking else 'hide'}",
-            f"markdown {'on' if self.markdown else 'off'}",
+            *(self._switch(name, "") for name in SWITCHES),
             f"template {_as_text(self.template_arguments)}",
             *(f"{name} {self._option_text(name)}" for name in _ANSWER_FIELDS),
         ]
 
     def _switch(self, name: str, text: str) -> str:
         yes, no = SWITCHES[name]
-        if text not in (yes, no):
-            raise ConfigError(f"{name} must be {yes} or {no}, got {text!r}")
-        if name == "think":
-            self.show_thinking = text == yes
-        elif text == yes and not markdown.can_render():
+        if text not in ("", *yes, *no):
+            raise ConfigError(f"{name} must be {yes[0]} or {no[0]}, got {text!r}")
+        if name == "markdown" and text in yes and not markdown.can_render():
             raise ConfigError("Markdown needs rich: pip install 'sssd-local[chat]'")
-        else:
-            self.markdown = text == yes
-        return f"{name} {text}"
+        if text:
+            setattr(self, name, text in yes)
+        return f"{name} {yes[0] if getattr(self, name) else no[0]}"
 
-    def _change_template(self, text: str) -> str:
-        if text == "none":
-            self.template_arguments = {}
-        elif text:
+    def _change_template(self, text: str, model: Checker | None) -> str:
+        arguments: dict[str, Any] = {}
+        if text not in ("", "none"):
             name, value = parse_argument(text)
-            self.template_arguments = {**self.template_arguments, name: value}
+            arguments = {**self.template_arguments, name: value}
+        if text and model is not None:
+            model.render_chat(TRIAL, arguments)
+        if text:
+            self.template_arguments = arguments
         return f"template {_as_text(self.template_arguments)}"
 
-    def _change_option(self, name: str, text: str) -> str:
+    def _change_option(self, name: str, text: str, model: Checker | None) -> str:
         if text:
             value = _default(name) if text == "none" else _value(name, text)
             options = {**self.options, name: value}
             if name in FILE_OPTIONS and value is not None:
                 options |= dict.fromkeys({*FILE_OPTIONS} - {name})
             split_options(options, SamplingConfig, GenerationConfig)
+            if model is not None:
+                model.check_answer(**options)
             self.options = options
         return f"{name} {self._option_text(name)}"
 

@@ -35,7 +35,7 @@ def cancel_on_interrupt(cancel: Callable[[], None]) -> Iterator[Callable[[], boo
 
 
 def exit_on_hangup() -> None:
-    """A closed terminal ends the program as an exit would, so that files are whole."""
+    """SIGHUP ends the program as an exit would: files are whole, the terminal is as it was."""
     if not hasattr(signal, "SIGHUP"):
         return
     # nohup has asked for the opposite; and only the main thread may ask.
@@ -45,10 +45,12 @@ def exit_on_hangup() -> None:
 
 
 def hang_up() -> NoReturn:
-    """Leaves without another word: nobody is there to read it."""
-    # Python flushes at exit once more, to a terminal that is no longer there.
-    with suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(nowhere, stream.fileno())
+    """Leaves; a terminal that is still there can be restored on the way out."""
+    for stream in (sys.stdout, sys.stderr):
+        # One that is gone says that it is no terminal, and Python flushes to it once more.
+        with suppress(OSError, ValueError):
+            if not os.isatty(stream.fileno()):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
     sys.exit(EXIT_HANGUP)

@@ -87,6 +87,7 @@ class Transcript:
         if not starts:
             return None
         text = self.messages[starts[-1]]["content"]
+        self.withdrawn = None
         del self.messages[starts[-1] :]
         # What was left out fits again perhaps; the next answer finds out.
         self.num_hidden = 0

@@ -36,7 +36,7 @@ class Chat:
 
     def __init__(self, llm: Any, lines: Sequence[Line], **options: Any) -> None:
         settings = options.pop("settings", None) or ChatSettings(
-            options={"temperature": 0.0, "max_tokens": 8, "overflow": "drop-oldest"}, stats="none"
+            options={"temperature": 0.0, "max_tokens": 8, "overflow": "drop-oldest"}, quiet=True
         )
         self.output = io.StringIO()
         self.user = User(lines)

@@ -29,6 +29,11 @@ class Terminal:
             )
             os.execv(sys.executable, command)
         self.resize(24, 80)
+        self.modes_at_start = self.modes()
+
+    def modes(self) -> list[object]:
+        """The terminal's settings: of lines, echo and special keys."""
+        return list(termios.tcgetattr(self._fd))
 
     def resize(self, rows: int, columns: int) -> None:
         """Changes the size; the program gets SIGWINCH."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
@@ -48,7 +48,12 @@ def test_help_lists_every_command(llm: LLM) -> None:
         ("/\x1b[2J", "error: unknown command '/\\x1b[2j'; /help lists them\n"),
         ("/set xyzzy 1", "error: unknown setting 'xyzzy'\n"),
         ("/set temp hot", "error: temperature must be a finite number, got 'hot'\n"),
-        ("/show tsats", "error: unknown topic 'tsats'; did you mean 'stats'?\n"),
+        (
+            "/show tsats",
+            "error: unknown topic 'tsats'; did you mean 'stats'?; there are info, params, stats, "
+            "system, chat\n",
+        ),
+        ("/show foo", "error: unknown topic 'foo'; there are info, params, stats, system, chat\n"),
         ("/show stats", "there is no answer yet\n"),
         ("/system", "no system message\n"),
         ("/read", "error: name a file: /read FILE…\n"),
@@ -61,7 +66,13 @@ def test_help_lists_every_command(llm: LLM) -> None:
         ("/load /none", "error: /none cannot be read: No such file or directory\n"),
         ("/spec 65", "error: speculation must be auto, off or a width from 1 to 64, got '65'\n"),
         ("/spec", "speculation 4\n"),
+        ("/spec on", "speculation auto\n"),
         ("/quiet", "the line after each answer is shown\n"),
+        ("/quiet on", "the line after each answer is left out\n"),
+        ("/quiet off", "the line after each answer is shown\n"),
+        ("/quiet please", "error: quiet must be on or off, got 'please'\n"),
+        ("/set quiet off", "quiet off\n"),
+        ("/set think on", "think show\n"),
     ],
 )
 def test_one_line_and_nothing_is_sent(llm: LLM, line: str, answer: str) -> None:
@@ -85,6 +96,38 @@ def test_settings_apply_to_the_next_answer(llm: LLM) -> None:
     assert chat.text.startswith("max_tokens 3\n")
     assert "max_tokens 8\n" in Chat(llm, ["/set"]).text
     assert Chat(llm, ["/show params"]).text == Chat(llm, ["/set"]).text
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("/set grammar {}/bad.gbnf", "the grammar cannot be used"),
+        ("/set json_schema {}/bad.json", "the JSON schema cannot be used"),
+        ("/set logit_bias 99999=1", "logit_bias names token 99999, the vocabulary ends at 319"),
+        ("/set max_tokens 0", "max_tokens must be a whole number at least 1, got 0"),
+        ("/set temp none of this", "temperature must be a finite number, got 'none of this'"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_leaves_the_old_one(
+    llm: LLM, tmp_path: Path, line: str, message: str
+) -> None:
+    (expected,) = answers(llm, "hi")
+    (tmp_path / "bad.gbnf").write_text('root ::= ( "a"')
+    (tmp_path / "bad.json").write_text("[")
+    chat = Chat(llm, [line.format(tmp_path), "hi"])
+    first, rest = chat.text.split("\n", 1)
+    assert first.startswith(f"error: {message}")
+    assert "error" not in rest
+    assert chat.contents == ["hi", expected]
+
+
+def test_a_template_argument_that_breaks_the_template_is_refused(tiny_model: TinyModel) -> None:
+    template = "{% if n %}{{ 'ok' + n }}{% endif %}{{ messages[0]['content'] }}"
+    with LLM(tiny_model(), ctx=128, threads=1, speculation="off", chat_template=template) as made:
+        chat = Chat(made, ["/set template n=1", '/set template n="a"', "/set template n=2"])
+        assert chat.repl.settings.template_arguments == {"n": "a"}
+        refusal = "error: the chat template failed: "
+        assert [line.startswith(refusal) for line in chat.text.splitlines()] == [True, False, True]
 
 
 def test_the_system_message(llm: LLM) -> None:
@@ -162,6 +205,28 @@ def test_a_save_that_fails_loses_nothing(llm: LLM, tmp_path: Path) -> None:
     assert (tmp_path / "mine").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["chat.json", "chat.md"])
+def test_a_full_disk_leaves_the_file_there_was(
+    llm: LLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = tmp_path / name
+    Chat(llm, ["one", f"/save {path}"])
+    before = path.read_bytes()
+
+    def fill() -> str:
+        monkeypatch.setattr("sssd_local.files.os.fsync", fail)
+        return f"/save {path}"
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    chat = Chat(llm, ["one", "two", fill, "three"])
+    assert f"error: {path} cannot be written: No space left on device\n" in chat.text
+    assert chat.roles == ["user", "assistant"] * 3
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
 def test_a_load_that_fails_loses_nothing(llm: LLM, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("no chat")
     chat = Chat(llm, ["one", f"/load {tmp_path}/x"])
@@ -169,20 +234,26 @@ def test_a_load_that_fails_loses_nothing(llm: LLM, tmp_path: Path) -> None:
 
 
 def test_the_editor_writes_the_next_message(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    results: list[Any] = ["/written\nhere\n", None, " \n"]
+    results: list[bytes | None] = [b"/written\nhere\n", None, b" \n", b"lost t\xffext"]
     starts: list[str] = []
+    names: list[Path] = []
 
-    def edit(text: str, **options: Any) -> str | None:
-        starts.append(text)
-        return results.pop(0)
+    def edit(*, filename: str) -> None:
+        names.append(Path(filename))
+        starts.append(names[-1].read_text())
+        result = results.pop(0)
+        if result is not None:
+            names[-1].write_bytes(result)
 
     monkeypatch.setattr(click, "edit", edit)
-    chat = Chat(llm, ["/edit begin", "/edit", "/edit"])
+    chat = Chat(llm, ["/edit begin", "/edit", "/edit", "/edit\tx"])
     assert chat.contents[0] == "/written\nhere"
-    assert starts == ["begin", "", ""]
-    assert chat.text.endswith("nothing sent\nnothing sent\n")
+    assert chat.contents[2] == "lost t\ufffdext"
+    assert starts == ["begin", "", "", "x"]
+    assert "nothing sent\nnothing sent\n" in chat.text
+    assert not any(name.exists() for name in names)
 
-    def fail(text: str, **options: Any) -> str | None:
+    def fail(*, filename: str) -> None:
         raise click.ClickException("vi: Editing failed")
 
     monkeypatch.setattr(click, "edit", fail)
@@ -224,3 +295,40 @@ def test_the_chat_can_be_shown(llm: LLM) -> None:
     chat = Chat(llm, ["hi", "/show chat"])
     assert "user: hi\nassistant: " in chat.text
     assert chat.contents == ["hi", first]
+
+
+def test_undo_after_a_failed_message_removes_that_message_only(llm: LLM) -> None:
+    chat = Chat(llm, ["the rain", "rain " * 2000, "/undo", "/undo", "/undo", "/retry"])
+    assert chat.contents == []
+    lines = chat.text.splitlines()
+    assert [line for line in lines if line.startswith(("removed", "error: there"))] == [
+        "removed: rain rain rain rain rain rain rain rain rain rain rain rain …",
+        "removed: the rain",
+        "error: there is nothing to undo",
+        "error: there is nothing to retry",
+    ]
+
+
+def test_a_system_message_set_in_the_chat_is_kept_for_the_next_run(
+    llm: LLM, tmp_path: Path
+) -> None:
+    kept = tmp_path / "chat.json"
+    Chat(llm, ["the rain", "/system be a pirate"], last_chat=kept)
+    chat = Chat(llm, [], last_chat=kept)
+    chat.repl.go_on()
+    assert chat.repl.transcript.system == "be a pirate"
+
+
+@pytest.mark.parametrize("line", ["/set\ttop_k 5", "/set top_k\t5", "/set  top_k   5"])
+def test_any_space_separates_the_words_of_a_command(llm: LLM, line: str) -> None:
+    chat = Chat(llm, [line])
+    assert chat.repl.settings.options["top_k"] == 5
+
+
+def test_numbers_of_very_many_digits_are_one_line(llm: LLM) -> None:
+    value = "1" + "0" * 320
+    chat = Chat(llm, [f"/set top_k {value}", f"/set temp {value}", "the rain"])
+    assert len(chat.contents) == 2
+    errors = [line for line in chat.text.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2
+    assert all(len(line) < 200 for line in errors)

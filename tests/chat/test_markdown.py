@@ -77,3 +77,27 @@ def test_a_link_shows_its_address_and_no_text_steers_the_terminal() -> None:
     assert "http://evil.example" in shown
     assert "\x1b]" not in shown
     assert "\x07" not in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Use List<String> and vector<int>", "Use List<String> and vector<int>"),
+        ("<div>\nhello\n</div>", "<div> hello </div>"),
+        ("x <think> y", "x <think> y"),
+        ("before\n<!-- c -->", "before <!-- c -->"),
+        ("[foo]: http://example.com", "[foo]: http://example.com"),
+        ("call __init__ and __main__ now", "call __init__ and __main__ now"),
+        ("call `__init__` now", "call __init__ now"),
+        ("call ``a ` __init__`` now", "call a ` __init__ now"),
+        (r"so \(x\) and \[y\] hold", r"so \(x\) and \[y\] hold"),
+        ("**bold** and __two words__", "bold and two words"),
+    ],
+)
+def test_no_text_is_lost(text: str, shown: str) -> None:
+    assert " ".join(render_block(text, Screen(io.StringIO())).split()) == shown
+
+
+def test_a_table_keeps_its_html() -> None:
+    shown = render_block("| a | b |\n|---|---|\n| <i>2</i> | x |", Screen(io.StringIO()))
+    assert "<i>2</i>" in shown

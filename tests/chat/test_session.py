@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sssd_local.chat.session import ChatSession
+from sssd_local.chat.session import ChatSession, count_system
 from sssd_local.errors import ContextFullError
 
 BOS, EOS = 256, 257
@@ -279,6 +279,27 @@ def test_the_oldest_turns_are_left_out_and_the_system_message_stays() -> None:
         kept = [SYSTEM, *turns_of(4)[2 * dropped :], user("last")]
         size = len(session().encode(kept))
         assert session().fit(messages, size) == (kept, 2 * dropped)
+
+
+def test_what_is_left_out_adds_up() -> None:
+    chat = session()
+    messages = [SYSTEM, *turns_of(4), user("last")]
+    shorter, _ = chat.fit(messages, chat.count(messages) - 1)
+    assert chat.left_out == messages[1:3]
+    shorter, num_dropped = chat.fit(shorter, chat.count(shorter) - 1)
+    assert num_dropped == 2
+    assert chat.left_out == messages[1:5]
+    with pytest.raises(ContextFullError):
+        chat.fit(shorter, 5)
+    assert chat.left_out == messages[1:5]
+
+
+@pytest.mark.parametrize(
+    ("messages", "size"),
+    [([], 0), ([user("a")], 0), ([SYSTEM, SYSTEM, user("a"), SYSTEM], 2), ([SYSTEM], 1)],
+)
+def test_system_messages_at_the_start_are_counted(messages: Messages, size: int) -> None:
+    assert count_system(messages) == size
 
 
 def test_a_turn_holds_everything_up_to_the_next_user_message() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from sssd_local.chat import markdown
 from sssd_local.chat.settings import ChatSettings, parse_argument
-from sssd_local.errors import ConfigError
+from sssd_local.errors import ConfigError, SSSDError
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,10 @@ def test_options(name: str, text: str, option: str, value: Any, told: str | None
         ("logit_bias", "x", "'x' is not like 42=-1.5 7=2"),
         ("overflow", "burst", "overflow must be one of"),
         ("think", "maybe", "think must be show or hide, got 'maybe'"),
+        ("markdown", "show", "markdown must be on or off, got 'show'"),
+        ("quiet", "none", "quiet must be on or off, got 'none'"),
+        ("max_tokens", "0", "max_tokens must be a whole number at least 1, got 0"),
+        ("stop", '[""]', "stop must be texts that are not empty"),
         ("ctx", "12", "ctx is fixed when the model is loaded; start again"),
         ("speculation", "off", "use /spec"),
         ("template", "x", "'x' is no template argument like enable_thinking=false"),
@@ -73,7 +78,13 @@ def test_a_grammar_comes_from_a_file_and_replaces_a_schema(tmp_path: Path) -> No
 def test_switches(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ChatSettings()
     assert settings.change("think", "hide") == "think hide"
-    assert not settings.show_thinking
+    assert not settings.think
+    assert settings.change("think", "on") == "think show"
+    assert settings.change("think", "off") == settings.change("think", "") == "think hide"
+    assert settings.change("quiet", "on") == "quiet on"
+    assert settings.quiet
+    assert settings.change("quiet", "off") == "quiet off"
+    assert not settings.quiet
     monkeypatch.setattr(markdown, "can_render", lambda: False)
     with pytest.raises(ConfigError, match="Markdown needs rich"):
         settings.change("markdown", "on")
@@ -82,6 +93,30 @@ def test_switches(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.markdown
     settings.change("markdown", "off")
     assert settings.markdown is False
+
+
+class Refusing:
+    """A model that takes neither an option nor a template argument."""
+
+    def check_answer(self, **options: Any) -> None:
+        raise SSSDError(f"refused: {sorted(options)}")
+
+    def render_chat(self, messages: Any, template_arguments: Any) -> str:
+        raise SSSDError(f"refused: {messages} {template_arguments}")
+
+
+def test_what_the_model_refuses_is_not_set() -> None:
+    settings = ChatSettings(options={"seed": 1}, template_arguments={"mood": "kind"})
+    with pytest.raises(SSSDError, match=re.escape("refused: ['seed', 'temperature']")):
+        settings.change("temp", "0.5", Refusing())
+    with pytest.raises(SSSDError, match=r"'content': 'Hello'.* \{'mood': 'kind', 'a': 1\}"):
+        settings.change("template", "a=1", Refusing())
+    with pytest.raises(SSSDError, match=re.escape("}] {}")):
+        settings.change("template", "none", Refusing())
+    assert settings == ChatSettings(options={"seed": 1}, template_arguments={"mood": "kind"})
+    # To look at a value asks nobody.
+    assert settings.change("seed", "", Refusing()) == "seed 1"
+    assert settings.change("template", "", Refusing()) == 'template mood="kind"'
 
 
 def test_rich_is_found_where_it_is() -> None:
@@ -99,6 +134,7 @@ def test_template_arguments_are_json_or_text() -> None:
 
 def test_every_setting_is_listed() -> None:
     lines = ChatSettings(options={"seed": 3}).lines()
-    assert lines[:4] == ["think show", "markdown off", "template none", "temperature 0.8"]
+    assert lines[:4] == ["think show", "markdown off", "quiet off", "template none"]
+    assert lines[4] == "temperature 0.8"
     assert "seed 3" in lines
     assert "logit_bias none" in lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import stat
 import sys
@@ -65,6 +66,9 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(chat: Terminal) -> None:
     chat.expect(PROMPT)
     chat.type("go\r")
     chat.expect("the")
+    for columns in (40, 200, 1, 80):
+        chat.resize(10, columns)
+        chat.expect("the")
     chat.type("\x03")
     chat.expect(" · stopped")
     chat.expect(PROMPT)
@@ -92,6 +96,45 @@ def test_signals(chat: Terminal, number: int, code: int, writing: bool) -> None:
     assert "Traceback" not in chat.seen
 
 
+def test_ctrl_d_during_an_answer_leaves_after_it(chat: Terminal) -> None:
+    chat.type("/set max_tokens none\r")
+    chat.expect("max_tokens none")
+    chat.expect(PROMPT)
+    chat.type("go\r")
+    chat.expect("the")
+    chat.type("\x04")
+    for _ in range(200):
+        chat.expect("the")
+    chat.type("\x03")
+    chat.expect(" · stopped")
+    assert chat.exit_code() == 0
+
+
+def test_what_is_typed_during_an_answer_comes_after_it(chat: Terminal, tmp_path: Path) -> None:
+    # Without an editor lines that come together are one message, as pasted ones are.
+    later = ["again", "and again"] if chat.brackets else ["again"]
+    chat.type("/set max_tokens 1000\r")
+    chat.expect("max_tokens 1000")
+    chat.expect(PROMPT)
+    chat.type("go\r")
+    chat.expect("the")
+    chat.type("".join(f"{text}\r" for text in later) + "\x04")
+    for _ in ["go", *later]:
+        chat.expect("1000 tokens · ")
+    assert chat.exit_code() == 0
+    kept = json.loads((tmp_path / "last_chat.json").read_text())["messages"]
+    assert [message["content"] for message in kept[::2]] == ["go", *later]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_at_the_prompt_leaves_the_terminal_as_it_was(chat: Terminal, number: int) -> None:
+    chat.signal(number)
+    chat.exit_code()
+    assert chat.modes() == chat.modes_at_start
+    if chat.brackets:
+        assert "\x1b[?2004l" in chat.seen
+
+
 @pytest.mark.parametrize("writing", [False, True])
 def test_a_terminal_that_is_closed(chat: Terminal, writing: bool) -> None:
     if writing:
@@ -101,7 +144,7 @@ def test_a_terminal_that_is_closed(chat: Terminal, writing: bool) -> None:
         chat.type("go\r")
         chat.expect("the")
     chat.hang_up()
-    assert chat.exit_code() in (0, 129)
+    assert chat.exit_code() == 129
 
 
 @pytest.fixture
@@ -124,6 +167,8 @@ def test_history_lasts_across_runs(editor: Callable[..., Terminal], tmp_path: Pa
         chat.expect(HINT)
         chat.type("\x04")
         assert chat.exit_code() == 0
+        # The last line is left without the hint.
+        assert HINT not in chat.seen
     path = tmp_path / "history"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     before = path.read_bytes()
@@ -148,6 +193,15 @@ def test_history_lasts_across_runs(editor: Callable[..., Terminal], tmp_path: Pa
         chat.type("\x04")
         assert chat.exit_code() == 0
     assert '"remember me\\nsecond line"' in (tmp_path / "last_chat.json").read_text()
+
+
+def test_an_unusable_grammar_is_told_before_the_chat(
+    editor: Callable[..., Terminal], tmp_path: Path
+) -> None:
+    (tmp_path / "bad.gbnf").write_text('root ::= ( "a"')
+    with editor("--grammar", str(tmp_path / "bad.gbnf")) as chat:
+        assert chat.expect("error: the grammar cannot be used") == ""
+        assert chat.exit_code() == 1
 
 
 @pytest.mark.parametrize(
