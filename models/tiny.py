@@ -80,11 +80,11 @@ def write_tiny_llama(path: str | os.PathLike[str], **options: Any) -> Path:
         tensor
         for layer in range(N_LAYER)
         for tensor in (
-            *_attention(f"blk.{layer}", chosen.weight_scale),
-            *_gated_ffn(f"blk.{layer}", chosen.weight_scale),
+            *attention(f"blk.{layer}", chosen.weight_scale),
+            *gated_ffn(f"blk.{layer}", chosen.weight_scale),
         )
     ]
-    return _write(path, "llama", _transformer_settings(), _with_ends(tensors, chosen), chosen)
+    return write_model(path, "llama", transformer_settings(), with_ends(tensors, chosen), chosen)
 
 
 def write_tiny_moe(
@@ -96,16 +96,16 @@ def write_tiny_moe(
         tensor
         for layer in range(N_LAYER)
         for tensor in (
-            *_attention(f"blk.{layer}", chosen.weight_scale),
-            *_expert_ffn(f"blk.{layer}", num_experts, chosen.weight_scale),
+            *attention(f"blk.{layer}", chosen.weight_scale),
+            *expert_ffn(f"blk.{layer}", num_experts, chosen.weight_scale),
         )
     ]
-    settings = _transformer_settings() | {
+    settings = transformer_settings() | {
         "feed_forward_length": N_FF // 2,
         "expert_count": num_experts,
         "expert_used_count": num_used,
     }
-    return _write(path, "llama", settings, _with_ends(tensors, chosen), chosen)
+    return write_model(path, "llama", settings, with_ends(tensors, chosen), chosen)
 
 
 def write_tiny_gemma(path: str | os.PathLike[str], *, window: int = 32, **options: Any) -> Path:
@@ -115,20 +115,20 @@ def write_tiny_gemma(path: str | os.PathLike[str], *, window: int = 32, **option
         tensor
         for layer in range(N_LAYER)
         for tensor in (
-            *_attention(f"blk.{layer}", chosen.weight_scale),
-            *_head_norms(f"blk.{layer}"),
+            *attention(f"blk.{layer}", chosen.weight_scale),
+            *head_norms(f"blk.{layer}"),
             vector(f"blk.{layer}.post_attention_norm.weight", N_EMBD, 1),
-            *_gated_ffn(f"blk.{layer}", chosen.weight_scale),
+            *gated_ffn(f"blk.{layer}", chosen.weight_scale),
             vector(f"blk.{layer}.post_ffw_norm.weight", N_EMBD, 1),
         )
     ]
-    settings = _transformer_settings() | {
+    settings = transformer_settings() | {
         "attention.key_length": HEAD_SIZE,
         "attention.value_length": HEAD_SIZE,
         "attention.sliding_window": window,
         "attention.sliding_window_pattern": 2,
     }
-    return _write(path, "gemma3", settings, _with_ends(tensors, chosen), chosen)
+    return write_model(path, "gemma3", settings, with_ends(tensors, chosen), chosen)
 
 
 def write_tiny_mamba(path: str | os.PathLike[str], **options: Any) -> Path:
@@ -150,7 +150,7 @@ def write_tiny_mamba(path: str | os.PathLike[str], **options: Any) -> Path:
         "ssm.state_size": 16,
         "ssm.time_step_rank": 4,
     }
-    return _write(path, "mamba", settings, _with_ends(tensors, chosen), chosen)
+    return write_model(path, "mamba", settings, with_ends(tensors, chosen), chosen)
 
 
 def write_tiny_lfm2(path: str | os.PathLike[str], **options: Any) -> Path:
@@ -159,17 +159,17 @@ def write_tiny_lfm2(path: str | os.PathLike[str], **options: Any) -> Path:
     scale = chosen.weight_scale
     tensors = [
         *_short_convolution("blk.0", scale),
-        *_gated_ffn("blk.0", scale),
-        *_attention("blk.1", scale),
-        *_head_norms("blk.1"),
-        *_gated_ffn("blk.1", scale),
+        *gated_ffn("blk.0", scale),
+        *attention("blk.1", scale),
+        *head_norms("blk.1"),
+        *gated_ffn("blk.1", scale),
     ]
-    settings = _transformer_settings() | {
+    settings = transformer_settings() | {
         "attention.head_count_kv": [0, N_HEAD_KV],
         "shortconv.l_cache": 3,
     }
-    with_ends = _with_ends(tensors, chosen, final_norm="token_embd_norm")
-    return _write(path, "lfm2", settings, with_ends, chosen)
+    whole = with_ends(tensors, chosen, final_norm="token_embd_norm")
+    return write_model(path, "lfm2", settings, whole, chosen)
 
 
 def write_tiny_gpt2(path: str | os.PathLike[str], **options: Any) -> Path:
@@ -192,7 +192,7 @@ def write_tiny_gpt2(path: str | os.PathLike[str], **options: Any) -> Path:
         "attention.head_count": N_HEAD,
         "attention.layer_norm_epsilon": 1e-5,
     }
-    return _write(path, "gpt2", settings, tensors, chosen)
+    return write_model(path, "gpt2", settings, tensors, chosen)
 
 
 def tokenizer_metadata(num_tokens: int) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def tokenizer_metadata(num_tokens: int) -> dict[str, Any]:
     }
 
 
-def _write(
+def write_model(
     path: str | os.PathLike[str],
     architecture: str,
     settings: Mapping[str, Any],
@@ -229,7 +229,8 @@ def _write(
     options: TinyOptions,
 ) -> Path:
     metadata = {
-        "general.name": f"tiny {architecture}",
+        # Not the architecture's: llama.cpp expects more of a vocabulary where the name is "phi3".
+        "general.name": "tiny model",
         f"{architecture}.context_length": options.ctx_length,
         f"{architecture}.vocab_size": options.num_tokens,
         **{f"{architecture}.{key}": value for key, value in settings.items()},
@@ -240,7 +241,7 @@ def _write(
     return write_gguf(path, architecture, metadata, tensors, quant=options.quant, seed=options.seed)
 
 
-def _transformer_settings() -> dict[str, Any]:
+def transformer_settings() -> dict[str, Any]:
     return {
         "embedding_length": N_EMBD,
         "block_count": N_LAYER,
@@ -253,7 +254,7 @@ def _transformer_settings() -> dict[str, Any]:
     }
 
 
-def _with_ends(
+def with_ends(
     tensors: Sequence[Tensor], options: TinyOptions, final_norm: str = "output_norm"
 ) -> list[Tensor]:
     return [
@@ -264,7 +265,7 @@ def _with_ends(
     ]
 
 
-def _attention(block: str, scale: float) -> list[Tensor]:
+def attention(block: str, scale: float) -> list[Tensor]:
     return [
         vector(f"{block}.attn_norm.weight", N_EMBD, 1),
         matrix(f"{block}.attn_q.weight", N_EMBD, N_EMBD, scale),
@@ -274,14 +275,14 @@ def _attention(block: str, scale: float) -> list[Tensor]:
     ]
 
 
-def _head_norms(block: str) -> list[Tensor]:
+def head_norms(block: str) -> list[Tensor]:
     return [
         vector(f"{block}.attn_q_norm.weight", HEAD_SIZE, 1),
         vector(f"{block}.attn_k_norm.weight", HEAD_SIZE, 1),
     ]
 
 
-def _gated_ffn(block: str, scale: float) -> list[Tensor]:
+def gated_ffn(block: str, scale: float) -> list[Tensor]:
     return [
         vector(f"{block}.ffn_norm.weight", N_EMBD, 1),
         matrix(f"{block}.ffn_gate.weight", N_FF, N_EMBD, scale),
@@ -290,7 +291,7 @@ def _gated_ffn(block: str, scale: float) -> list[Tensor]:
     ]
 
 
-def _expert_ffn(block: str, num_experts: int, scale: float) -> list[Tensor]:
+def expert_ffn(block: str, num_experts: int, scale: float) -> list[Tensor]:
     width = N_FF // 2
 
     def experts(name: str, rows: int, columns: int) -> Tensor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
@@ -13,15 +15,18 @@ from typing import Any, Literal, TypeVar, cast, get_args
 from sssd_local.errors import ConfigError
 
 KvType = Literal["f32", "f16", "q8_0"]
+FlashAttention = Literal["auto", "on", "off"]
 Overflow = Literal["drop-oldest", "shift", "stop"]
 
 KV_TYPES: tuple[str, ...] = get_args(KvType)
+FLASH_ATTENTIONS: tuple[str, ...] = get_args(FlashAttention)
 OVERFLOWS: tuple[str, ...] = get_args(Overflow)
 MAX_WIDTH = 64
 LARGEST = 2**31 - 1
 # Colder than this is greedy: the odds of any other token are below what a float32 holds.
 LEAST_TEMPERATURE = 1e-4
 LARGEST_BIAS = 1e6
+MAX_GPUS = 256
 
 Config = TypeVar("Config")
 
@@ -31,9 +36,24 @@ def _require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def _float(value: object) -> float:
+    """A number as float; one that no float holds is infinite."""
+    try:
+        return float(cast(float, value))
+    except OverflowError:
+        return math.inf
+
+
+def _short(value: object) -> str:
+    """A value for a message. Python refuses to write very long whole numbers in digits."""
+    if isinstance(value, int) and not -(10**40) < value < 10**40:
+        return "a number of very many digits"
+    return repr(value)
+
+
 def _number(name: str, value: object) -> float:
-    good = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    _require(good, f"{name} must be a finite number, got {value!r}")
+    good = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(_float(value))
+    _require(good, f"{name} must be a finite number, got {_short(value)}")
     return float(cast(float, value))
 
 
@@ -43,11 +63,15 @@ def _integer(name: str, value: object, low: int, high: int | None = None) -> int
     number = int(cast(int, value)) if good else low - 1
     _require(
         number >= low and (high is None or number <= high),
-        f"{name} must be a whole number {span}, got {value!r}",
+        f"{name} must be a whole number {span}, got {_short(value)}",
     )
     # llama.cpp takes 32 bits and would wrap around silently.
-    _require(number <= (high or LARGEST), f"{name} is too large: {number}")
+    _require(number <= (high or LARGEST), f"{name} is too large: {_short(number)}")
     return number
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    _require(value in allowed, f"{name} must be one of {', '.join(allowed)}, got {value!r}")
 
 
 def _set(config: object, name: str, value: object) -> None:
@@ -59,9 +83,10 @@ def _checked_bias(bias: object) -> dict[int, float]:
     _require(isinstance(bias, Mapping), f"logit_bias must map token ids to numbers, got {bias!r}")
     checked: dict[int, float] = {}
     for token, value in cast(Mapping[object, object], bias).items():
-        good = isinstance(value, Real) and not isinstance(value, bool) and not math.isnan(value)
-        good = good and (value == -math.inf or abs(cast(float, value)) <= LARGEST_BIAS)
-        _require(good, f"logit_bias of token {token} must be a number, got {value!r}")
+        good = isinstance(value, Real) and not isinstance(value, bool)
+        number = _float(value) if good else math.nan
+        good = number == -math.inf or abs(number) <= LARGEST_BIAS
+        _require(good, f"logit_bias of token {token} must be a number, got {_short(value)}")
         checked[_integer("logit_bias token", token, 0)] = float(cast(float, value))
     return checked
 
@@ -85,29 +110,99 @@ def parse_speculation(value: str | int) -> str | int:
     )
 
 
+def parse_adapters(value: object) -> tuple[tuple[str, float], ...]:
+    """LoRA adapters as (path, scale): from paths, `path=scale` texts, pairs or a list of these."""
+    if isinstance(value, (str, os.PathLike)) or _is_pair(value):
+        value = (value,)
+    _require(isinstance(value, Iterable), f"lora must be paths of LoRA adapters, got {value!r}")
+    return tuple(_adapter(item) for item in cast(Iterable[object], value))
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Real)
+
+
+def _adapter(item: object) -> tuple[str, float]:
+    path, scale = cast(tuple[object, object], item) if _is_pair(item) else (item, 1.0)
+    _require(isinstance(path, (str, os.PathLike)), f"lora must be a path, got {path!r}")
+    text = os.fspath(cast(str, path))
+    if isinstance(item, str) and "=" in text:
+        # A path may have a "=" of its own.
+        front, _, back = text.rpartition("=")
+        with contextlib.suppress(ValueError):
+            text, scale = front, float(back)
+    _require(bool(text), "lora names no file")
+    return text, _number(f"the scale of {text}", scale)
+
+
+def parse_split(value: object) -> tuple[float, ...]:
+    """Shares of the model for each GPU: numbers, or a text like `3,1`."""
+    parts = value.split(",") if isinstance(value, str) else value
+    _require(isinstance(parts, Iterable), f"tensor_split must be numbers like 3,1, got {value!r}")
+    try:
+        shares = tuple(float(cast(float, part)) for part in cast(Iterable[object], parts))
+    except (TypeError, ValueError):
+        raise ConfigError(f"tensor_split must be numbers like 3,1, got {value!r}") from None
+    good = all(math.isfinite(share) and share >= 0 for share in shares)
+    _require(
+        not shares or (good and sum(shares) > 0 and len(shares) <= MAX_GPUS),
+        f"tensor_split must be shares of 0 or more, and not all 0, got {value!r}",
+    )
+    return shares
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """How a model is loaded; `None` means chosen for this machine."""
+    """How a model is loaded; `None` means chosen for this machine.
+
+    `kv_type_v` is the type of the values alone, `kv_type` without it; `swa_full` keeps all of the
+    cache of layers with a sliding window; `lora` becomes (path, scale) pairs.
+    """
 
     ctx: int | None = None
     threads: int | None = None
     threads_batch: int | None = None
     gpu_layers: int | None = None
+    main_gpu: int | None = None
+    tensor_split: tuple[float, ...] = ()
     kv_type: KvType = "f16"
+    kv_type_v: KvType | None = None
+    flash_attention: FlashAttention = "auto"
+    swa_full: bool | None = None
+    lora: tuple[tuple[str, float], ...] = ()
     speculation: str | int = "auto"
     chat_template: str | None = None
     verbose: bool = False
 
     def __post_init__(self) -> None:
-        spans = {"ctx": (8, None), "threads": (1, 1024), "threads_batch": (1, 1024)}
-        for name, (low, high) in {**spans, "gpu_layers": (-1, None)}.items():
+        spans: dict[str, tuple[int, int | None]] = {"ctx": (8, None)}
+        spans |= {"threads": (1, 1024), "threads_batch": (1, 1024)}
+        spans |= {"gpu_layers": (-1, None), "main_gpu": (0, MAX_GPUS - 1)}
+        for name, (low, high) in spans.items():
             if getattr(self, name) is not None:
                 _set(self, name, _integer(name, getattr(self, name), low, high))
+        _one_of("kv_type", self.kv_type, KV_TYPES)
+        if self.kv_type_v is not None:
+            _one_of("kv_type_v", self.kv_type_v, KV_TYPES)
+        _one_of("flash_attention", self.flash_attention, FLASH_ATTENTIONS)
+        # llama.cpp stores quantised values in rows that only flash attention reads.
         _require(
-            self.kv_type in KV_TYPES,
-            f"kv_type must be one of {', '.join(KV_TYPES)}, got {self.kv_type!r}",
+            self.flash_attention != "off" or self.value_type != "q8_0",
+            "quantised values (kv_type q8_0) need flash attention; use flash_attention auto or on, "
+            "or kv_type_v f16",
         )
+        _require(
+            self.swa_full is None or isinstance(self.swa_full, bool),
+            f"swa_full must be true, false or left out, got {self.swa_full!r}",
+        )
+        _set(self, "tensor_split", parse_split(self.tensor_split))
+        _set(self, "lora", parse_adapters(self.lora))
         _set(self, "speculation", parse_speculation(self.speculation))
+
+    @property
+    def value_type(self) -> KvType:
+        """The type of the values in the KV cache."""
+        return self.kv_type_v or self.kv_type
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,17 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sssd_local.engine.ability import RECURRENT, RollBackKind, find_ability
+from sssd_local.engine.memory import MAX_SNAPSHOTS
+from sssd_local.gguf_cache import CacheShape, cache_shape, sliding_window
 from sssd_local.gguf_check import check_model_file, parts
 from sssd_local.gguf_file import TENSOR_TYPES, GGUFArray, Header, TensorInfo
 
-# Architectures without a cache that can be rolled back (llama-arch.cpp: recurrent and hybrid ones).
-RECURRENT = frozenset(
-    {"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7", "jamba", "falcon-h1", "plamo2",
-     "granitehybrid", "lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe", "qwen3next", "qwen35",
-     "qwen35moe", "qwen4exp", "kimi-linear", "kimi-k3", "bailingmoe3", "glm5-next", "deepseek4",
-     "minimax-01"}
-)  # fmt: skip
-KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
 _FILE_TYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K",
     11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S",
@@ -30,16 +25,21 @@ _FILE_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes that a context of `ctx` tokens needs: weights and key-value cache together."""
+    """Bytes that a context of `ctx` tokens needs: weights, key-value cache and recurrent states.
+
+    `small_kv_bytes` is the cache with swa_full off, where drafts are chains.
+    """
 
     ctx: int
     kv_bytes: int
+    small_kv_bytes: int
+    state_bytes: int
     total_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What the header tells; sizes in bytes, `speculation` is tree or none."""
+    """What the header tells; sizes in bytes, `speculation` is tree, chain or none."""
 
     path: str
     name: str
@@ -84,9 +84,12 @@ class ModelInfo:
         for name, fact in facts.items():
             yield f"{name:<14} {fact}"
         for item in self.memory:
+            states = f", {_size(item.state_bytes)} states" if item.state_bytes else ""
+            small = item.small_kv_bytes - item.kv_bytes
+            without = f"; {_size(-small)} less without swa_full" if small else ""
             yield (
                 f"{'memory':<14} {_size(item.total_bytes)} at {item.ctx:,} tokens "
-                f"({_size(item.kv_bytes)} of it {self.kv_type} cache)"
+                f"({_size(item.kv_bytes)} of it {self.kv_type} cache{states}{without})"
             )
 
 
@@ -101,7 +104,10 @@ def describe(path: Path, ctxs: Sequence[int] = (), kv_type: str = "f16") -> Mode
     weight_bytes = sum(file.file_bytes - file.data_start for file in files)
     trained = header.number("context_length")
     lengths = ctxs or sorted({min(size, trained) for size in (4096, 32768, trained)})
-    recurrent = header.architecture in RECURRENT
+    ability = find_ability(header.architecture, recurrent=header.architecture in RECURRENT)
+    shape = cache_shape(header)
+    copies = {RollBackKind.SNAPSHOT: 1 + MAX_SNAPSHOTS, RollBackKind.RESTORE: 2}
+    state_bytes = shape.state_bytes * copies.get(ability.roll_back, 1)
     return ModelInfo(
         path=str(path),
         name=_text(header.metadata.get("general.name")),
@@ -115,33 +121,29 @@ def describe(path: Path, ctxs: Sequence[int] = (), kv_type: str = "f16") -> Mode
         vocabulary=len(header.tokens),
         experts=header.number("expert_count"),
         trained_ctx=trained,
-        sliding_window=header.number("attention.sliding_window"),
+        sliding_window=sliding_window(header),
         chat_template=bool(_text(header.metadata.get("tokenizer.chat_template")).strip()),
-        speculation="none" if recurrent else "tree",
-        speculation_note="this architecture cannot roll back" if recurrent else "",
+        speculation=ability.speculation.value,
+        speculation_note=ability.reason or _tree_note(header, shape),
         kv_type=kv_type,
-        memory=tuple(_memory(header, ctx, kv_type, weight_bytes) for ctx in lengths),
+        memory=tuple(_memory(shape, ctx, kv_type, weight_bytes, state_bytes) for ctx in lengths),
     )
 
 
-def _memory(header: Header, ctx: int, kv_type: str, weight_bytes: int) -> Memory:
-    # llama.cpp pads contexts to 256 cells.
-    cells = -(-ctx // 256) * 256
-    kv_bytes = round(cells * kv_values(header) * KV_BYTES[kv_type])
-    return Memory(ctx, kv_bytes, weight_bytes + kv_bytes)
+def _tree_note(header: Header, shape: CacheShape) -> str:
+    if shape.window:
+        return "the cache of its sliding window is kept whole for them"
+    if header.number("expert_count"):
+        return "each token may need other experts, so wide drafts cost more"
+    return ""
 
 
-def kv_values(header: Header) -> int:
-    """K and V values that a token adds to the cache, all layers together."""
-    layers = header.number("block_count")
-    heads = header.number("attention.head_count")
-    kv_heads = header.numbers("attention.head_count_kv") or (heads,)
-    if len(kv_heads) == 1:
-        kv_heads *= layers
-    width = header.number("embedding_length") // max(heads, 1)
-    key = header.number("attention.key_length", width)
-    value = header.number("attention.value_length", width)
-    return sum(kv_heads) * (key + value)
+def _memory(
+    shape: CacheShape, ctx: int, kv_type: str, weight_bytes: int, state_bytes: int
+) -> Memory:
+    kv_bytes = shape.num_bytes(ctx, kv_type, kv_type)
+    small = shape.num_bytes(ctx, kv_type, kv_type, swa_full=False)
+    return Memory(ctx, kv_bytes, small, state_bytes, weight_bytes + kv_bytes + state_bytes)
 
 
 def _quantisation(header: Header, tensors: Sequence[TensorInfo]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +33,13 @@ def test_defaults() -> None:
         "threads": None,
         "threads_batch": None,
         "gpu_layers": None,
+        "main_gpu": None,
+        "tensor_split": (),
         "kv_type": "f16",
+        "kv_type_v": None,
+        "flash_attention": "auto",
+        "swa_full": None,
+        "lora": (),
         "speculation": "auto",
         "chat_template": None,
         "verbose": False,
@@ -75,7 +82,13 @@ GOOD: list[tuple[Any, str, Any]] = [
     (ModelConfig, "threads_batch", 1024),
     (ModelConfig, "gpu_layers", -1),
     (ModelConfig, "gpu_layers", 0),
+    (ModelConfig, "main_gpu", 0),
+    (ModelConfig, "tensor_split", (3.0, 0.0, 1.5)),
     *((ModelConfig, "kv_type", name) for name in ("f32", "f16", "q8_0")),
+    *((ModelConfig, "kv_type_v", name) for name in ("f32", "f16", "q8_0")),
+    *((ModelConfig, "flash_attention", name) for name in ("auto", "on", "off")),
+    *((ModelConfig, "swa_full", value) for value in (True, False)),
+    (ModelConfig, "lora", (("a.gguf", 0.5), ("b.gguf", -1.0))),
     (ModelConfig, "speculation", "off"),
     (ModelConfig, "speculation", 64),
     (SamplingConfig, "temperature", 0),
@@ -114,13 +127,30 @@ BAD: list[tuple[Any, str, Any, str]] = [
     (ModelConfig, "threads", 1025, "threads must be a whole number from 1 to 1024, got 1025"),
     (ModelConfig, "threads_batch", "2", "must be a whole number from 1 to 1024, got '2'"),
     (ModelConfig, "gpu_layers", -2, "gpu_layers must be a whole number at least -1, got -2"),
+    (ModelConfig, "main_gpu", -1, "main_gpu must be a whole number from 0 to 255, got -1"),
+    (ModelConfig, "tensor_split", "3,x", "tensor_split must be numbers like 3,1, got '3,x'"),
+    (ModelConfig, "tensor_split", 3, "tensor_split must be numbers like 3,1, got 3"),
+    (ModelConfig, "tensor_split", (0, 0), "must be shares of 0 or more, and not all 0"),
+    (ModelConfig, "tensor_split", (2, -1), "must be shares of 0 or more, and not all 0"),
+    (ModelConfig, "tensor_split", (math.nan,), "must be shares of 0 or more, and not all 0"),
     (ModelConfig, "kv_type", "q4_0", "kv_type must be one of f32, f16, q8_0, got 'q4_0'"),
+    (ModelConfig, "kv_type_v", "q4_0", "kv_type_v must be one of f32, f16, q8_0, got 'q4_0'"),
+    (ModelConfig, "flash_attention", True, "must be one of auto, on, off, got True"),
+    (ModelConfig, "swa_full", 1, "swa_full must be true, false or left out, got 1"),
+    (ModelConfig, "lora", 3, "lora must be paths of LoRA adapters, got 3"),
+    (ModelConfig, "lora", [3], "lora must be a path, got 3"),
+    (ModelConfig, "lora", "", "lora names no file"),
+    (ModelConfig, "lora", "=0.5", "lora names no file"),
+    (ModelConfig, "lora", "a=nan", "the scale of a must be a finite number, got nan"),
     (ModelConfig, "speculation", 0, "speculation must be auto, off or a width from 1 to 64, got 0"),
     (SamplingConfig, "temperature", -0.1, "temperature must be 0 or more, got -0.1"),
     (SamplingConfig, "temperature", math.nan, "temperature must be a finite number, got nan"),
     (SamplingConfig, "temperature", math.inf, "temperature must be a finite number, got inf"),
     (SamplingConfig, "temperature", "1", "temperature must be a finite number, got '1'"),
     (SamplingConfig, "temperature", False, "temperature must be a finite number, got False"),
+    (SamplingConfig, "temperature", 10**400, "a finite number, got a number of very many digits"),
+    (SamplingConfig, "logit_bias", {1: 10**400}, "logit_bias of token 1 must be a number"),
+    (SamplingConfig, "top_k", 10**4000, "top_k is too large: a number of very many digits"),
     (SamplingConfig, "top_k", -1, "top_k must be a whole number at least 0, got -1"),
     (SamplingConfig, "top_k", 1.5, "top_k must be a whole number at least 0, got 1.5"),
     (SamplingConfig, "top_p", 0, "top_p must be in (0, 1], got 0"),
@@ -165,6 +195,40 @@ def test_every_field_has_a_good_and_a_bad_value_above() -> None:
     names = {item.name for config in CONFIGS for item in dataclasses.fields(config)} - unchecked
     assert {name for _, name, _ in GOOD} == names
     assert {name for _, name, _, _ in BAD} == names
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ((), ()),
+        ("a.gguf", (("a.gguf", 1.0),)),
+        (Path("a.gguf"), (("a.gguf", 1.0),)),
+        ("a.gguf=0.5", (("a.gguf", 0.5),)),
+        ("x=y/a.gguf", (("x=y/a.gguf", 1.0),)),
+        ("x=y/a.gguf=2", (("x=y/a.gguf", 2.0),)),
+        (("a.gguf", 3), (("a.gguf", 3.0),)),
+        (["a", "b=0.25", ("c", 2)], (("a", 1.0), ("b", 0.25), ("c", 2.0))),
+        # A path object is never taken apart.
+        ([Path("a=2")], (("a=2", 1.0),)),
+    ],
+)
+def test_adapters_are_named_in_several_ways(given: Any, kept: Any) -> None:
+    assert ModelConfig(lora=given).lora == kept
+
+
+def test_shares_are_read_from_text() -> None:
+    assert ModelConfig(tensor_split="3, 1").tensor_split == (3.0, 1.0)  # type: ignore[arg-type]
+    assert ModelConfig(tensor_split=[1, 2]).tensor_split == (1.0, 2.0)  # type: ignore[arg-type]
+
+
+def test_quantised_values_need_flash_attention() -> None:
+    for options in ({"kv_type": "q8_0"}, {"kv_type_v": "q8_0"}):
+        with pytest.raises(ConfigError, match="need flash attention; use flash_attention auto"):
+            ModelConfig(flash_attention="off", **options)  # type: ignore[arg-type]
+        assert ModelConfig(flash_attention="on", **options).value_type == "q8_0"  # type: ignore[arg-type]
+    keys_only = ModelConfig(flash_attention="off", kv_type="q8_0", kv_type_v="f16")
+    assert (keys_only.kv_type, keys_only.value_type) == ("q8_0", "f16")
+    assert ModelConfig(kv_type="f32").value_type == "f32"
 
 
 def test_grammar_and_json_schema_exclude_each_other() -> None:

@@ -16,11 +16,13 @@ from models.tensors import Tensor, constant, vector, write_gguf
 from models.tiny import TinyOptions, tokenizer_metadata
 from sssd_local.cli import main
 from sssd_local.config import ModelConfig
+from sssd_local.engine.ability import RECURRENT
 from sssd_local.engine.model import Model
 from sssd_local.errors import ModelError
+from sssd_local.gguf_cache import cache_shape
 from sssd_local.gguf_check import alphabet, check_model_file
 from sssd_local.gguf_file import TENSOR_TYPES, GGUFArray, read_header
-from sssd_local.gguf_info import RECURRENT, describe, kv_values
+from sssd_local.gguf_info import describe
 
 TinyModel = Callable[..., Path]
 
@@ -52,7 +54,12 @@ def test_types_have_the_sizes_of_the_gguf_package() -> None:
             assert TENSOR_TYPES[kind] == (kind.name, block, size)
 
 
-@pytest.mark.parametrize("kind", ["llama", "moe", "gemma", "mamba", "lfm2", "gpt2"])
+SPECULATION = {"mamba": "chain", "lfm2": "chain", "qwen35": "chain", "qwen3next": "chain"}
+
+
+@pytest.mark.parametrize(
+    "kind", ["llama", "moe", "gemma", "gpt2", "qwen2", "qwen3", "phi3", *SPECULATION]
+)
 def test_the_header_agrees_with_the_loaded_model(tiny_model: TinyModel, kind: str) -> None:
     path = tiny_model(kind)
     info, header = describe(path), check_model_file(path)
@@ -64,10 +71,9 @@ def test_the_header_agrees_with_the_loaded_model(tiny_model: TinyModel, kind: st
     assert info.vocabulary == facts.num_vocab
     assert info.sliding_window == facts.sliding_window
     assert (info.architecture in RECURRENT) is facts.recurrent
-    assert info.speculation == ("none" if facts.recurrent else "tree")
+    assert info.speculation == SPECULATION.get(kind, "tree")
     assert info.chat_template
-    if not facts.recurrent:
-        assert kv_values(header) == facts.kv_values
+    assert cache_shape(header) == facts.cache
     model.close()
 
 
@@ -80,9 +86,48 @@ def test_quantisation_and_memory(tiny_model: TinyModel) -> None:
     assert describe(tiny_model()).quantisation == "F32"
 
 
-def test_layers_without_a_cache_take_none(tiny_model: TinyModel) -> None:
-    # Of two layers one is attention, with 1 key-value head of 32 + 32 values.
-    assert kv_values(check_model_file(tiny_model("lfm2"))) == 64
+def test_states_are_counted_with_their_copies(tiny_model: TinyModel) -> None:
+    (item,) = describe(tiny_model("lfm2"), (256,)).memory
+    # Of two layers one is attention with 32 + 32 values; the other's state has 2 × 64, kept for
+    # the last token and 15 before it.
+    assert (item.kv_bytes, item.small_kv_bytes) == (256 * 64 * 2, 256 * 64 * 2)
+    assert item.state_bytes == 16 * 128 * 4
+    (item,) = describe(tiny_model("mamba"), (256,)).memory
+    assert (item.kv_bytes, item.state_bytes) == (0, 2 * 4864 * 4)
+
+
+def test_a_sliding_window_takes_less_memory_for_chains(tiny_model: TinyModel) -> None:
+    info = describe(tiny_model("gemma", ctx_length=4096), (4096,))
+    (item,) = info.memory
+    assert item.kv_bytes == 4096 * 128 * 2
+    assert item.small_kv_bytes == (4096 + 768) * 64 * 2
+    assert info.speculation == "tree"
+    (line,) = [line for line in info.lines() if line.startswith("memory")]
+    assert line.endswith("(1.0 MiB of it f16 cache; 416.0 KiB less without swa_full)")
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        ("llama", "tree"),
+        ("moe", "tree (each token may need other experts, so wide drafts cost more)"),
+        ("gemma", "tree (the cache of its sliding window is kept whole for them)"),
+        ("lfm2", "chain (its state has no branches)"),
+        (
+            "mamba",
+            "chain (its state has no branches, and a wrong draft costs a second evaluation)",
+        ),
+    ],
+)
+def test_what_drafts_a_model_can_check(tiny_model: TinyModel, kind: str, line: str) -> None:
+    lines = dict(text.split(None, 1) for text in describe(tiny_model(kind)).lines())
+    assert lines["speculation"] == line
+
+
+def test_a_cache_of_another_kind_is_told(tmp_path: Path) -> None:
+    info = describe(write(tmp_path / "m.gguf", "deepseek4"))
+    assert info.speculation == "none"
+    assert info.speculation_note == "its kind of cache was not tested"
 
 
 def test_long_arrays_are_counted_and_the_vocabulary_kept(tmp_path: Path) -> None:

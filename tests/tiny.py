@@ -19,6 +19,14 @@ from models.tiny import (
     write_tiny_mamba,
     write_tiny_moe,
 )
+from models.tiny_families import (
+    write_tiny_nemotron_h,
+    write_tiny_phi3,
+    write_tiny_qwen2,
+    write_tiny_qwen3,
+    write_tiny_qwen3next,
+    write_tiny_qwen35,
+)
 from sssd_local.config import ModelConfig, SamplingConfig
 from sssd_local.draft.tree import DraftTree, Int32Array, empty_tree, tree_from_lists
 from sssd_local.engine.context import Context
@@ -36,6 +44,12 @@ WRITERS = {
     "mamba": write_tiny_mamba,
     "lfm2": write_tiny_lfm2,
     "gpt2": write_tiny_gpt2,
+    "qwen2": write_tiny_qwen2,
+    "qwen3": write_tiny_qwen3,
+    "phi3": write_tiny_phi3,
+    "qwen35": write_tiny_qwen35,
+    "qwen3next": write_tiny_qwen3next,
+    "nemotron_h": write_tiny_nemotron_h,
 }
 PROMPT = "the rain on the plain and the other rain on the hill"
 
@@ -117,10 +131,11 @@ class Bench:
     width: int | None = 1
     ctx: int = 256
     kv_type: Any = "f32"
+    options: dict[str, Any] = field(default_factory=dict)
     config: ModelConfig = field(init=False)
 
     def __post_init__(self) -> None:
-        self.config = ModelConfig(ctx=self.ctx, kv_type=self.kv_type)
+        self.config = ModelConfig(ctx=self.ctx, kv_type=self.kv_type, **self.options)
         self.model = Model(self.path, self.config)
         self.context = Context(self.model, self.config, 1, 1)
         drafter = self.drafter or Scripted(lambda history, depth: empty_tree())

@@ -1,7 +1,7 @@
 """The llama.cpp library through llama-cpp-python: imported and checked here and nowhere else.
 
-`C` is the ctypes binding. model.py, context.py and chain.py wrap its models, contexts and samplers;
-nothing outside these four files knows ctypes.
+`C` is the ctypes binding. model.py, lora.py, context.py and chain.py wrap its models, adapters,
+contexts and samplers; nothing outside of them and this file knows ctypes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ TESTED_VERSIONS = "0.3.36 (accepted: 0.3.36 and later 0.3 releases)"
 
 _SYMBOLS = (
     "ggml_abort_callback",
+    "llama_adapter_lora_init",
+    "llama_adapter_lora_p_ctypes",
     "llama_batch",
     "llama_context_default_params",
     "llama_decode",
@@ -33,9 +35,11 @@ _SYMBOLS = (
     "llama_log_callback",
     "llama_log_set",
     "llama_logit_bias",
+    "llama_max_devices",
     "llama_memory_clear",
     "llama_memory_seq_cp",
     "llama_memory_seq_pos_max",
+    "llama_memory_seq_pos_min",
     "llama_memory_seq_rm",
     "llama_model_chat_template",
     "llama_model_default_params",
@@ -49,10 +53,6 @@ _SYMBOLS = (
     "llama_model_load_from_file",
     "llama_model_meta_val_str",
     "llama_model_n_ctx_train",
-    "llama_model_n_embd",
-    "llama_model_n_head",
-    "llama_model_n_head_kv",
-    "llama_model_n_layer",
     "llama_model_n_params",
     "llama_model_n_swa",
     "llama_model_size",
@@ -75,7 +75,14 @@ _SYMBOLS = (
     "llama_sampler_init_top_p",
     "llama_sampler_init_typical",
     "llama_set_abort_callback",
+    "llama_set_adapters_lora",
     "llama_set_n_threads",
+    "llama_state_seq_get_data",
+    "llama_state_seq_get_data_ext",
+    "llama_state_seq_get_size",
+    "llama_state_seq_get_size_ext",
+    "llama_state_seq_set_data",
+    "llama_state_seq_set_data_ext",
     "llama_supports_gpu_offload",
     "llama_token_data_array",
     "llama_token_data_p",

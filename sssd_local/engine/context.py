@@ -15,8 +15,9 @@ import numpy as np
 
 from sssd_local.config import MAX_WIDTH, ModelConfig
 from sssd_local.draft.tree import Float32Array, Int32Array
+from sssd_local.engine.ability import Speculation
 from sssd_local.engine.backend import C, caught_in_callbacks, log
-from sssd_local.engine.memory import available_bytes, choose_ctx
+from sssd_local.engine.memory import available_bytes, plan_context
 from sssd_local.engine.model import Model
 from sssd_local.errors import BackendError, Cancelled, ModelError
 
@@ -24,7 +25,9 @@ NUM_SEQUENCES = 8
 BATCH_TOKENS = 512
 
 _GGML_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
-_FLASH_AUTO, _FLASH_OFF, _FLASH_ON = -1, 0, 1
+_FLASH = {"auto": -1, "off": 0, "on": 1}
+# The states of recurrent layers and sliding windows only; kept where they are computed.
+_PARTIAL_ONLY, _ON_DEVICE = 1, 2
 
 
 class SequenceSets(NamedTuple):
@@ -45,9 +48,12 @@ class Context:
     def __init__(self, model: Model, config: ModelConfig, threads: int, threads_batch: int) -> None:
         self.model = model
         self.num_vocab = model.facts.num_vocab
-        self.num_sequences = 1 if model.facts.recurrent else NUM_SEQUENCES
-        self.ctx = choose_ctx(model.facts, config, available_bytes())
+        self.plan = plan_context(model.facts, config, available_bytes())
+        branches = self.plan.ability.speculation is Speculation.TREE
+        self.num_sequences = NUM_SEQUENCES if branches else 1
+        self.ctx = self.plan.ctx
         self._handle = self._create(config, threads, threads_batch)
+        model.adapters.apply(self._handle)
         self._memory = C.llama_get_memory(self._handle)
         self._num_rows = 0
         self.decode_seconds = 0.0
@@ -63,9 +69,12 @@ class Context:
         params.n_seq_max = self.num_sequences
         params.n_outputs_max = max(MAX_WIDTH, self.num_sequences)
         params.n_threads, params.n_threads_batch = threads, threads_batch
-        params.type_k = params.type_v = _GGML_TYPES[config.kv_type]
-        params.flash_attn_type = self._flash_attention(config.kv_type)
-        params.swa_full = params.kv_unified = params.offload_kqv = params.no_perf = True
+        params.type_k = _GGML_TYPES[config.kv_type]
+        params.type_v = _GGML_TYPES[config.value_type]
+        params.flash_attn_type = self._flash_attention(config)
+        params.n_rs_seq = self.plan.num_snapshots
+        params.swa_full = not self.plan.kept_window
+        params.kv_unified = params.offload_kqv = params.no_perf = True
         handle = C.llama_init_from_model(self.model.handle, params)
         if not handle:
             raise ModelError(
@@ -74,11 +83,13 @@ class Context:
             )
         return handle
 
-    def _flash_attention(self, kv_type: str) -> int:
+    def _flash_attention(self, config: ModelConfig) -> int:
         """On a CPU its cost grows row by row below 64 rows; a quantised V cannot do without."""
-        if kv_type == "q8_0":
-            return _FLASH_ON
-        return _FLASH_AUTO if self.model.gpu and self.model.gpu_layers else _FLASH_OFF
+        if config.flash_attention == "auto" and config.value_type == "q8_0":
+            return _FLASH["on"]
+        if config.flash_attention == "auto" and not (self.model.gpu and self.model.gpu_layers):
+            return _FLASH["off"]
+        return _FLASH[config.flash_attention]
 
     def _allocate_batch(self) -> None:
         rows = BATCH_TOKENS
@@ -209,6 +220,13 @@ class Context:
             self._view_address = address
         return self._view
 
+    @property
+    def handle(self) -> Any:
+        """llama.cpp's context pointer."""
+        if self._handle is None:
+            raise BackendError("the model is closed")
+        return self._handle
+
     def set_threads(self, threads: int, threads_batch: int) -> None:
         """Threads for one-token steps and for wider batches."""
         C.llama_set_n_threads(self._handle, threads, threads_batch)
@@ -219,15 +237,46 @@ class Context:
 
     def remove(self, sequence: int, start: int) -> bool:
         """Removes a sequence's cells from position `start` on (-1: of all); False if it cannot."""
-        return bool(C.llama_memory_seq_rm(self._memory, sequence, start, -1))
+        # Recurrent states do not know "all".
+        known = 0 if self.num_sequences == 1 else sequence
+        return bool(C.llama_memory_seq_rm(self._memory, known, start, -1))
 
     def copy(self, source: int, target: int, start: int, end: int) -> None:
         """Lets `target` share the cells of `source` at positions start ≤ p < end."""
         C.llama_memory_seq_cp(self._memory, source, target, start, end)
 
+    def first_position(self, sequence: int) -> int:
+        """The first position a sequence still holds in all layers, -1 when it is empty."""
+        return int(C.llama_memory_seq_pos_min(self._memory, sequence))
+
     def last_position(self, sequence: int) -> int:
         """The last position a sequence holds, -1 when it is empty."""
         return int(C.llama_memory_seq_pos_max(self._memory, sequence))
+
+    def save_state(self, *, on_device: bool) -> bytes:
+        """The state of recurrent layers (and windows) of sequence 0; the rest is not in it.
+
+        With `on_device` the numbers stay where they are computed, and saving again replaces them.
+        """
+        flags = _PARTIAL_ONLY | (_ON_DEVICE if on_device else 0)
+        size = C.llama_state_seq_get_size_ext(self.handle, 0, flags)
+        state = (ctypes.c_uint8 * size)()
+        if size == 0 or C.llama_state_seq_get_data_ext(self.handle, state, size, 0, flags) != size:
+            raise BackendError(f"the model's state could not be saved{log.reason()}")
+        return bytes(state)
+
+    def load_state(self, state: bytes, *, on_device: bool) -> None:
+        """Puts a saved state back; what sequence 0 has had since then is forgotten there."""
+        flags = _PARTIAL_ONLY | (_ON_DEVICE if on_device else 0)
+        data = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        if C.llama_state_seq_set_data_ext(self.handle, data, len(state), 0, flags) != len(state):
+            raise BackendError(f"the model's state could not be restored{log.reason()}")
+
+    def evaluate_again(self, tokens: Int32Array, position: int) -> None:
+        """Evaluates tokens on sequence 0 whose logits are known; those of the last batch stay."""
+        rows, seconds = self._num_rows, self.decode_seconds
+        self.decode_prompt(tokens, position, logits=False)
+        self._num_rows, self.decode_seconds = rows, seconds
 
     def close(self) -> None:
         """Frees the cache; doing it twice is harmless."""

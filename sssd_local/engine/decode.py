@@ -6,7 +6,7 @@ appear as one line each. `Engine` holds what outlives an answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +14,16 @@ import numpy as np
 from sssd_local.config import MAX_WIDTH
 from sssd_local.draft.drafter import Drafter
 from sssd_local.draft.tree import DraftTree, Int32Array, TokenSource, empty_tree
-from sssd_local.engine.context import BATCH_TOKENS, Context
+from sssd_local.engine.ability import Speculation
+from sssd_local.engine.context import Context
 from sssd_local.engine.kv import Ledger, leaf_masks, sequence_sets
 from sssd_local.engine.model import Model
 from sssd_local.engine.output import Clock, Output, StepResult
+from sssd_local.engine.rollback import new_roll_back
 from sssd_local.engine.sampling import Sampler
 from sssd_local.engine.verify import Verdict, verify
 from sssd_local.errors import Cancelled, ContextFullError
+from sssd_local.hardware.governor import ThreadGovernor
 from sssd_local.hardware.sizer import Sizer
 
 # A piece is evaluated between two looks at the clock; the abort callback answers within it.
@@ -63,6 +66,7 @@ def answer(engine: Engine, request: Request) -> Generator[StepResult, None, None
                 clock.decode_seconds = engine.context.decode_seconds
                 verdict = verify(tree, engine.context.logits, request.sampler, engine.model.is_eog)
                 engine.keep(root, tree, masks, verdict)
+                clock.decode_seconds += engine.ledger.extra_seconds
                 engine.observe(tree, verdict, clock)
                 root = verdict.token
                 yield output.emit(tree, verdict, clock)
@@ -77,15 +81,28 @@ class Engine:
     def __init__(
         self, model: Model, context: Context, drafter: Drafter, sizer: Sizer, width: int | None
     ) -> None:
-        """`width` None sizes drafts by cost, 1 never drafts, more tests width − 1 nodes a step."""
+        """`width` None sizes drafts by cost, 1 never drafts, more tests width − 1 nodes a step.
+
+        Models that can check no draft never draft, whatever the width.
+        """
         self.model = model
         self.context = context
         self.drafter = drafter
         self.sizer = sizer
-        self.width = 1 if model.facts.recurrent else width
-        self.ledger = Ledger(context, can_roll_back=not model.facts.recurrent)
+        self.width = width if self.can_draft else 1
+        self.ledger = Ledger(context, new_roll_back(context, context.plan))
         self.reused_tokens = 0
         self._offset = 0
+        self._governor: ThreadGovernor | None = None
+
+    def use(self, sizer: Sizer, governor: ThreadGovernor | None = None) -> None:
+        """Sizes drafts by `sizer` from now on, and lets `governor` choose the threads."""
+        self.sizer, self._governor = sizer, governor
+
+    @property
+    def can_draft(self) -> bool:
+        """False for models that can check no draft."""
+        return self.context.plan.ability.speculation is not Speculation.NONE
 
     def evaluate_prompt(self, request: Request) -> int:
         """Brings the prompt into the cache, as far as it is not there, and samples after it."""
@@ -109,11 +126,16 @@ class Engine:
         return root
 
     def _evaluate(self, tokens: Int32Array, request: Request, *, logits: bool) -> None:
-        for start in range(0, len(tokens), PROMPT_PIECE):
-            piece = tokens[start : start + PROMPT_PIECE]
+        # A prompt of a recurrent model can be gone back to: the next one may differ from here on.
+        comes_back = logits and self.model.facts.recurrent
+        for start, end in _pieces(len(tokens), one_last=comes_back):
+            piece = tokens[start:end]
             if request.should_stop():
                 raise Cancelled("stopped while the prompt was evaluated")
-            last = start + len(piece) == len(tokens)
+            last = end == len(tokens)
+            if last and comes_back:
+                self.ledger.keep_here()
+            self.ledger.begin(len(piece))
             self.context.decode_prompt(
                 piece,
                 self.ledger.length,
@@ -122,7 +144,7 @@ class Engine:
             )
             self.ledger.commit_prompt(piece)
             if request.progress is not None:
-                request.progress(start + len(piece), len(tokens))
+                request.progress(end, len(tokens))
 
     def make_room(self, root: int, request: Request) -> bool:
         """True when the context takes another token, after shortening the history if need be."""
@@ -140,20 +162,25 @@ class Engine:
 
     def draft(self, max_depth: int) -> DraftTree:
         """The tree that pays best now; empty for plain decoding."""
-        room = min(self.ledger.room - 1, MAX_WIDTH - 1, BATCH_TOKENS - 1)
+        room = min(self.ledger.room - 1, self.context.plan.max_nodes)
         if self.width == 1 or room < 1 or max_depth < 1:
             return empty_tree()
         if self.width is not None:
-            return self.drafter.draft(_FLAT, min(room, self.width - 1), max_depth)
+            return self._checkable(self.drafter.draft(_FLAT, min(room, self.width - 1), max_depth))
         if not self.sizer.allows():
             return self.drafter.draft(_FLAT, 0, 0)
         costs = self.sizer.costs(self.ledger.length)
-        tree = self.drafter.draft(costs, room, max_depth)
-        return tree.prefix(self.sizer.choose(tree.probs, costs))
+        tree = self._checkable(self.drafter.draft(costs, room, max_depth))
+        num_chain = tree.num_chain if self.sizer.branch_seconds else None
+        return tree.prefix(self.sizer.choose(tree.probs, costs, num_chain))
+
+    def _checkable(self, tree: DraftTree) -> DraftTree:
+        return tree if self.context.num_sequences > 1 else tree.prefix(tree.num_chain)
 
     def decode(self, root: int, tree: DraftTree) -> list[int] | None:
         """Evaluates root and nodes in one batch; returns the nodes' sequence masks."""
         length = self.ledger.length
+        self.ledger.begin(1 + len(tree), drafted=len(tree) > 0)
         if not len(tree):
             self.context.decode_one(root, length)
             return None
@@ -178,6 +205,13 @@ class Engine:
         self.sizer.observe(
             tree.probs, len(verdict.path), context_length, clock.decode_seconds, clock.draft_seconds
         )
+        if self._governor is not None and self.sizer.cost.is_measured:
+            probed = self.sizer.cost.probed_seconds(len(tree) + 1, context_length)
+            # What a roll-back cost is no sign of a machine that stalls.
+            seconds = clock.decode_seconds - self.ledger.extra_seconds
+            threads = self._governor.observe(seconds / probed)
+            if threads is not None:
+                self.context.set_threads(*threads)
 
     def settle(self, request: Request, output: Output) -> None:
         """Makes cache, history and sources agree on what was emitted, wherever it stopped."""
@@ -198,3 +232,12 @@ class Engine:
 
 
 _FLAT = np.ones(MAX_WIDTH)
+
+
+def _pieces(num_tokens: int, *, one_last: bool) -> Iterator[tuple[int, int]]:
+    """Start and end of the pieces a prompt is evaluated in, its last token by itself or not."""
+    body = num_tokens - 1 if one_last else num_tokens
+    for start in range(0, body, PROMPT_PIECE):
+        yield start, min(start + PROMPT_PIECE, body)
+    if body < num_tokens:
+        yield body, num_tokens

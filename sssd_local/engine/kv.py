@@ -7,13 +7,15 @@ Between two steps every id holds the same committed prefix.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
 from sssd_local.draft.tree import DraftTree, Int32Array
-from sssd_local.engine.context import NUM_SEQUENCES, SequenceSets
+from sssd_local.engine.context import BATCH_TOKENS, NUM_SEQUENCES, SequenceSets
+from sssd_local.engine.rollback import RollBack
 from sssd_local.errors import BackendError
 
 _ALL = (1 << NUM_SEQUENCES) - 1
@@ -25,8 +27,8 @@ class Memory(Protocol):
     num_sequences: int
     ctx: int
 
-    def clear(self) -> None: ...
     def remove(self, sequence: int, start: int) -> bool: ...
+    def evaluate_again(self, tokens: Int32Array, position: int) -> None: ...
     def copy(self, source: int, target: int, start: int, end: int) -> None: ...
     def last_position(self, sequence: int) -> int: ...
 
@@ -76,14 +78,16 @@ class Ledger:
     """Which token ids the cache holds, the same under every sequence id.
 
     Operations change cells at or after `length` only and `length` last, so that `restore()` makes
-    cache and ledger agree again wherever an exception struck.
+    cache and ledger agree again wherever an exception struck. `extra_seconds` is what saving the
+    state before a step and evaluating tokens again after it took.
     """
 
-    def __init__(self, memory: Memory, *, can_roll_back: bool) -> None:
+    def __init__(self, memory: Memory, roll_back: RollBack) -> None:
         self._memory = memory
-        self._can_roll_back = can_roll_back
+        self._roll_back = roll_back
         self._tokens = np.zeros(memory.ctx, np.int32)
         self.length = 0
+        self.extra_seconds = 0.0
 
     @property
     def tokens(self) -> Int32Array:
@@ -102,6 +106,16 @@ class Ledger:
         self.roll_back(int(differs[0]) if len(differs) else limit)
         return self.length
 
+    def begin(self, num_tokens: int, *, drafted: bool = False) -> None:
+        """Comes before a batch of `num_tokens` tokens; `drafted` ones are among them or not."""
+        start = time.perf_counter()
+        self._roll_back.begin(self.length, num_tokens, drafted=drafted)
+        self.extra_seconds = time.perf_counter() - start if drafted else 0.0
+
+    def keep_here(self) -> None:
+        """Asks to be able to come back to this length much later."""
+        self._roll_back.keep(self.length)
+
     def commit_prompt(self, tokens: Int32Array) -> None:
         """Takes in a piece of prompt that was evaluated on sequence 0."""
         end = self.length + len(tokens)
@@ -116,14 +130,26 @@ class Ledger:
         """Keeps the root and the accepted `path` (node indices) of a verify batch, not the rest."""
         start = self.length + 1
         end = start + len(path)
-        if masks is not None and path:
-            self._share_path([masks[node] for node in path], start)
-        if len(tree) > len(path):
-            self._memory.remove(-1, end)
         self._tokens[self.length] = root
         if path:
             self._tokens[start:end] = tree.tokens[list(path)]
+        if masks is not None and path:
+            self._share_path([masks[node] for node in path], start)
+        if len(tree) > len(path):
+            self._cut_step(end)
         self.length = end
+
+    def _cut_step(self, end: int) -> None:
+        """Drops rejected nodes; what goes with them is evaluated again."""
+        start = time.perf_counter()
+        left = self._roll_back.cut(end)
+        if left == end:
+            return
+        for position in range(left, end, BATCH_TOKENS):
+            piece = self._tokens[position : min(position + BATCH_TOKENS, end)]
+            self._roll_back.begin(position, len(piece), drafted=False)
+            self._memory.evaluate_again(piece, position)
+        self.extra_seconds += time.perf_counter() - start
 
     def _share_path(self, masks: list[int], start: int) -> None:
         """Gives the accepted cells to the ids of losing branches, from where each left the path."""
@@ -137,27 +163,24 @@ class Ledger:
             self._memory.copy(winner, sequence, start + shared, end)
 
     def roll_back(self, length: int) -> None:
-        """Forgets the tokens from `length` on; where the cache cannot, it forgets everything."""
-        if length >= self.length:
-            return
-        self.length = length if self._can_roll_back else 0
-        self.restore()
+        """Forgets the tokens from `length` on, and more where the cache cannot do just that."""
+        if length < self.length:
+            self.length = length
+            self.restore()
 
     def restore(self) -> None:
         """Drops whatever an unfinished step left behind."""
-        if self._can_roll_back:
-            self._memory.remove(-1, self.length)
-        elif self._memory.last_position(0) != self.length - 1:
-            self._memory.clear()
-            self.length = 0
+        self.length = self._roll_back.cut(self.length)
 
     def clear(self) -> None:
         """Forgets everything."""
         self.length = 0
-        self._memory.clear()
+        self._roll_back.clear()
 
     def check(self) -> str:
-        """How cache and ledger disagree, or ""."""
+        """How cache and ledger disagree, or ""; carries out what rolling back put off."""
+        if self.length:
+            self._roll_back.begin(self.length, 0, drafted=False)
         for sequence in range(self._memory.num_sequences):
             last = self._memory.last_position(sequence)
             if last != self.length - 1:

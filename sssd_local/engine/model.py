@@ -15,18 +15,23 @@ import numpy as np
 from sssd_local.config import ModelConfig
 from sssd_local.draft.tree import Int32Array
 from sssd_local.engine.backend import C, caught_in_callbacks, log
+from sssd_local.engine.lora import Adapters
 from sssd_local.errors import BackendError, ModelError
+from sssd_local.gguf_cache import CacheShape, cache_shape
 from sssd_local.gguf_check import alphabet, check_model_file
 
 # The architectures of llama.cpp whose graphs read position_embd (llama.cpp, src/models).
 LEARNED_POSITIONS = frozenset({"gpt2", "mpt", "starcoder"})
+
+# LLAMA_SPLIT_MODE_NONE of llama.h.
+_SPLIT_NONE = 0
 
 logger = logging.getLogger("sssd_local")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What a loaded model says about itself; `kv_values` is K and V values per token."""
+    """What a loaded model says about itself."""
 
     architecture: str
     description: str
@@ -35,7 +40,7 @@ class ModelFacts:
     size_bytes: int
     trained_ctx: int
     sliding_window: int
-    kv_values: int
+    cache: CacheShape
     recurrent: bool
     learned_positions: bool
     add_bos: bool
@@ -56,16 +61,22 @@ class Model:
         path: str | os.PathLike[str],
         config: ModelConfig,
         progress: Callable[[float], None] | None = None,
+        *,
+        vocab_only: bool = False,
     ) -> None:
+        """`vocab_only` loads no weights: enough to tokenise, not to answer."""
         self.path = Path(path)
+        self._vocab_only = vocab_only
         self._handle: Any = None
-        self._alphabet = alphabet(check_model_file(self.path))
+        self._header = check_model_file(self.path)
+        self._alphabet = alphabet(self._header)
         log.start(config.verbose)
         self.gpu = bool(C.llama_supports_gpu_offload())
         self.gpu_layers = self._gpu_layers(config.gpu_layers)
-        self._handle = self._load(progress)
+        self._handle = self._load(config, progress)
         self._vocab = C.llama_model_get_vocab(self._handle)
         self.facts = self._read_facts()
+        self.adapters = self._load_adapters(config.lora)
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
 
@@ -76,7 +87,14 @@ class Model:
             return 0
         return -1 if wanted is None else wanted
 
-    def _load(self, progress: Callable[[float], None] | None) -> Any:
+    def _load_adapters(self, paths: tuple[tuple[str, float], ...]) -> Adapters:
+        try:
+            return Adapters(self._handle, self.facts.architecture, paths)
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self, config: ModelConfig, progress: Callable[[float], None] | None) -> Any:
         interruption: list[BaseException] = []
 
         def report(fraction: float, _: object) -> bool:
@@ -90,6 +108,8 @@ class Model:
         callback = C.llama_progress_callback(report)
         params = C.llama_model_default_params()
         params.n_gpu_layers = self.gpu_layers
+        params.vocab_only = self._vocab_only
+        self._choose_gpus(params, config)
         params.progress_callback = callback
         with caught_in_callbacks(interruption):
             handle = C.llama_model_load_from_file(os.fsencode(self.path), params)
@@ -100,6 +120,28 @@ class Model:
         if not handle:
             raise ModelError(f"{self.path} cannot be loaded{log.reason()}; the file may be damaged")
         return handle
+
+    def _choose_gpus(self, params: Any, config: ModelConfig) -> None:
+        if config.main_gpu is None and not config.tensor_split:
+            return
+        if not self.gpu:
+            logger.warning("this llama.cpp build has no GPU support; the choice of GPUs is ignored")
+            return
+        if config.main_gpu is not None:
+            params.main_gpu = config.main_gpu
+            # Alone it names the one GPU to use (llama.h).
+            if not config.tensor_split:
+                params.split_mode = _SPLIT_NONE
+        if config.tensor_split:
+            num_devices = C.llama_max_devices()
+            if len(config.tensor_split) > num_devices:
+                raise ModelError(
+                    f"tensor_split has {len(config.tensor_split)} shares, "
+                    f"this llama.cpp build knows at most {num_devices} GPUs"
+                )
+            # The array must live until the model is loaded.
+            self._shares = (ctypes.c_float * num_devices)(*config.tensor_split)
+            params.tensor_split = self._shares
 
     def _read_facts(self) -> ModelFacts:
         architecture = self._metadata("general.architecture") or "unknown"
@@ -119,7 +161,7 @@ class Model:
             size_bytes=C.llama_model_size(self._handle),
             trained_ctx=C.llama_model_n_ctx_train(self._handle),
             sliding_window=C.llama_model_n_swa(self._handle),
-            kv_values=self._kv_values(architecture),
+            cache=cache_shape(self._header),
             recurrent=recurrent,
             learned_positions=architecture in LEARNED_POSITIONS,
             add_bos=bool(C.llama_vocab_get_add_bos(self._vocab)),
@@ -127,17 +169,6 @@ class Model:
             eos=self._special_text(C.llama_vocab_eos(self._vocab)),
             chat_template=template.decode("utf-8", "replace") if template else None,
         )
-
-    def _kv_values(self, architecture: str) -> int:
-        heads = max(C.llama_model_n_head(self._handle), 1)
-        width = C.llama_model_n_embd(self._handle) // heads
-        key = self._metadata(f"{architecture}.attention.key_length") or str(width)
-        value = self._metadata(f"{architecture}.attention.value_length") or str(width)
-        layers, kv_heads = (
-            C.llama_model_n_layer(self._handle),
-            C.llama_model_n_head_kv(self._handle),
-        )
-        return int(layers * max(kv_heads, 1) * (int(key) + int(value)))
 
     def _metadata(self, key: str) -> str | None:
         text = ctypes.create_string_buffer(1024)

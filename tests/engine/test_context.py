@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,6 +131,81 @@ def test_recurrent_models_have_one_sequence(tiny_model: TinyModel) -> None:
         assert not bench.context.remove(0, 1)
         bench.context.clear()
         assert bench.context.last_position(0) == -1
+
+
+def test_a_state_can_be_put_back(tiny_model: TinyModel) -> None:
+    for on_device in (False, True):
+        with Bench(tiny_model("qwen3next")) as bench:
+            context = bench.context
+            context.decode_prompt(int32(5, 6, 7), 0, logits=False)
+            state = context.save_state(on_device=on_device)
+            context.decode_rows(int32(8, 9), int32(3, 4), None)
+            wanted = context.logits.copy()
+            context.load_state(state, on_device=on_device)
+            assert context.remove(0, 3)
+            assert context.last_position(0) == 2
+            context.decode_rows(int32(8, 9), int32(3, 4), None)
+            assert np.abs(context.logits - wanted).max() < 1e-4
+
+
+def test_a_damaged_state_is_an_error(tiny_model: TinyModel) -> None:
+    with Bench(tiny_model("mamba")) as bench:
+        bench.context.decode_one(5, 0)
+        state = bench.context.save_state(on_device=False)
+        with pytest.raises(BackendError, match="state could not be restored"):
+            bench.context.load_state(state[:-8], on_device=False)
+        bench.context.clear()
+        bench.context.decode_one(5, 0)
+
+
+def test_evaluating_again_leaves_logits_and_time_alone(bench: Bench) -> None:
+    context = bench.context
+    context.decode_rows(int32(5, 6), int32(0, 1), None)
+    before, seconds = context.logits.copy(), context.decode_seconds
+    context.evaluate_again(int32(7, 8), 2)
+    assert np.array_equal(context.logits, before)
+    assert context.decode_seconds == seconds
+    assert context.last_position(0) == 3
+
+
+def test_positions_of_a_small_window(tiny_model: TinyModel) -> None:
+    options = {"swa_full": False}
+    with Bench(tiny_model("gemma", ctx_length=2048), ctx=2048, options=options) as bench:
+        assert bench.context.first_position(0) == -1
+        for start in range(0, 900, 300):
+            bench.context.decode_prompt(np.full(300, 5, np.int32), start, logits=False)
+        assert bench.context.first_position(0) > 100
+        assert bench.context.last_position(0) == 899
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 0),
+        ({"flash_attention": "off"}, 0),
+        ({"flash_attention": "on"}, 1),
+        ({"kv_type": "q8_0"}, 1),
+        ({"kv_type_v": "q8_0"}, 1),
+        ({"kv_type": "q8_0", "kv_type_v": "f16"}, 0),
+        ({"kv_type": "q8_0", "kv_type_v": "f16", "flash_attention": "on"}, 1),
+    ],
+)
+def test_flash_attention_on_a_cpu(
+    tiny_model: TinyModel, options: dict[str, Any], expected: int
+) -> None:
+    """Off, because its cost grows row by row; quantised values cannot do without it."""
+    config = ModelConfig(ctx=64, **options)
+    model = Model(tiny_model(), config)
+    model.gpu = False
+    context = Context(model, config, 1, 1)
+    assert context._flash_attention(config) == expected
+    context.decode_one(5, 0)
+    assert np.isfinite(context.logits).all()
+    if not options:
+        model.gpu, model.gpu_layers = True, -1
+        assert context._flash_attention(config) == -1
+    context.close()
+    model.close()
 
 
 def test_threads_can_be_changed(bench: Bench) -> None:

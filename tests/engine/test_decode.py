@@ -166,25 +166,6 @@ def test_a_tree_equals_its_paths(tiny_model: TinyModel, quant: str, bound: float
                 assert np.abs(got[node + 1] - expected).max() < bound
 
 
-@pytest.mark.parametrize("kind", ["mamba", "lfm2"])
-def test_models_that_cannot_roll_back_decode_plainly(tiny_model: TinyModel, kind: str) -> None:
-    drafter = Scripted(noise(5))
-    with Bench(tiny_model(kind), drafter=drafter, width=8) as bench:
-        prompt = bench.tokens()
-        steps = list(bench.steps(prompt))
-        answer = [token for step in steps for token in step.token_ids]
-        assert sum(step.tested for step in steps) == 0
-        assert bench.engine.ledger.check() == ""
-        again = bench.run(prompt)
-        assert again == answer
-        longer = np.array([*prompt.tolist(), *answer, 30], np.int32)
-        held = bench.engine.ledger.length
-        first = bench.run(longer, max_tokens=1)
-        assert bench.engine.reused_tokens == held >= len(prompt) + len(answer) - 1
-    with Bench(tiny_model(kind)) as fresh:
-        assert fresh.run(longer, max_tokens=1) == first
-
-
 def test_a_second_turn_evaluates_only_new_text(tiny_model: TinyModel) -> None:
     evaluated: list[tuple[int, int]] = []
     with Bench(tiny_model(), drafter=Drafter(Calibration()), width=4) as bench:

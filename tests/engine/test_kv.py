@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sssd_local.draft.tree import DraftTree, empty_tree
 from sssd_local.engine.context import NUM_SEQUENCES
 from sssd_local.engine.kv import Ledger, leaf_masks, sequence_sets
+from sssd_local.engine.rollback import Removal
 from sssd_local.errors import BackendError
 from tests.tiny import Bench, chain_tree, random_tree
 
@@ -100,8 +101,20 @@ class Interrupting:
     def copy(self, source: int, target: int, start: int, end: int) -> None:
         self._pass(self._memory.copy, source, target, start, end)
 
+    def first_position(self, sequence: int) -> int:
+        return int(self._memory.first_position(sequence))
+
     def last_position(self, sequence: int) -> int:
         return int(self._memory.last_position(sequence))
+
+    def evaluate_again(self, tokens: Any, position: int) -> None:
+        raise AssertionError("cells are dropped, nothing is evaluated again")
+
+    def save_state(self, *, on_device: bool) -> bytes:
+        raise AssertionError("cells are dropped, no state is saved")
+
+    def load_state(self, state: bytes, *, on_device: bool) -> None:
+        raise AssertionError("cells are dropped, no state is restored")
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +134,7 @@ class Machine(RuleBasedStateMachine):
         self.context = self.bench.context
         self.context.clear()
         self.memory = Interrupting(self.context)
-        self.ledger = Ledger(self.memory, can_roll_back=True)
+        self.ledger = Ledger(self.memory, Removal(self.memory))
         self.model: list[int] = []
 
     def _evaluate(self, root: int, tree: DraftTree) -> list[int] | None:
@@ -224,7 +237,7 @@ def test_ledger_and_cache_agree_whatever_happens(bench: Bench) -> None:
 def test_all_ids_see_the_same_prefix_after_a_tree(bench: Bench) -> None:
     """Branches on every id give the same logits: the losers' ids hold the accepted cells too."""
     bench.context.clear()
-    ledger = Ledger(bench.context, can_roll_back=True)
+    ledger = Ledger(bench.context, Removal(bench.context))
     prompt = np.arange(10, 20, dtype=np.int32)
     bench.context.decode_prompt(prompt, 0, logits=False)
     ledger.commit_prompt(prompt)
@@ -258,37 +271,3 @@ def test_all_ids_see_the_same_prefix_after_a_tree(bench: Bench) -> None:
     for leaf in range(NUM_SEQUENCES):
         branch = bench.fresh_logits([*ledger.tokens.tolist(), 40, 50 + leaf])
         assert np.abs(got[1 + leaf] - branch).max() < 1e-3
-
-
-class Unforgetting:
-    """A recurrent cache: it cannot remove a part."""
-
-    num_sequences, ctx = 1, 32
-
-    def __init__(self) -> None:
-        self.last = -1
-        self.cleared = 0
-
-    def clear(self) -> None:
-        self.last, self.cleared = -1, self.cleared + 1
-
-    def remove(self, sequence: int, start: int) -> bool:
-        return False
-
-    def copy(self, source: int, target: int, start: int, end: int) -> None:
-        raise AssertionError("one sequence only")
-
-    def last_position(self, sequence: int) -> int:
-        return self.last
-
-
-def test_a_cache_that_cannot_roll_back_starts_anew() -> None:
-    memory = Unforgetting()
-    ledger = Ledger(memory, can_roll_back=False)
-    ledger.commit_prompt(np.array([5, 6, 7], np.int32))
-    memory.last = 2
-    assert ledger.reuse(np.array([5, 6, 7, 8], np.int32)) == 3
-    assert memory.cleared == 0
-    assert ledger.reuse(np.array([5, 9, 7, 8], np.int32)) == 0
-    assert memory.cleared == 1
-    assert ledger.check() == ""

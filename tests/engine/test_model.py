@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,13 +44,6 @@ def test_facts(
     assert facts.chat_template.startswith("{% for message in messages %}")
     assert facts.size_bytes > 100_000
     assert facts.num_parameters > 50_000
-    model.close()
-
-
-def test_kv_values_count_the_key_value_heads(tiny_model: TinyModel) -> None:
-    model = Model(tiny_model(), CONFIG)
-    # 2 layers × 1 key-value head × (32 + 32)
-    assert model.facts.kv_values == 128
     model.close()
 
 
@@ -150,6 +144,56 @@ def test_gpu_layers_without_a_gpu_are_noted(
     model.close()
 
 
+def test_gpus_without_a_gpu_are_noted(
+    tiny_model: TinyModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    for options in ({"main_gpu": 0}, {"main_gpu": 1, "tensor_split": (1, 3)}):
+        caplog.clear()
+        model = Model(tiny_model(), ModelConfig(**options))  # type: ignore[arg-type]
+        if model.gpu:
+            pytest.skip("this llama.cpp build has a GPU")
+        assert "no GPU support; the choice of GPUs is ignored" in caplog.text
+        model.close()
+
+
+class Parameters:
+    """What llama_model_params has of GPUs."""
+
+    main_gpu = 0
+    split_mode = 1
+    tensor_split: Any = None
+
+
+@pytest.mark.parametrize(
+    ("options", "main_gpu", "split_mode", "shares"),
+    [
+        ({}, 0, 1, None),
+        # One GPU alone.
+        ({"main_gpu": 1}, 1, 0, None),
+        ({"tensor_split": "3,1"}, 0, 1, [3, 1]),
+        ({"main_gpu": 1, "tensor_split": (1, 2.5)}, 1, 1, [1, 2.5]),
+    ],
+)
+def test_gpus_are_chosen(
+    tiny_model: TinyModel,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    main_gpu: int,
+    split_mode: int,
+    shares: list[float] | None,
+) -> None:
+    monkeypatch.setattr(backend.C, "llama_max_devices", lambda: 2)
+    model = Model(tiny_model(), CONFIG)
+    model.gpu = True
+    params = Parameters()
+    model._choose_gpus(params, ModelConfig(**options))
+    assert (params.main_gpu, params.split_mode) == (main_gpu, split_mode)
+    assert (list(params.tensor_split) if params.tensor_split else None) == shares
+    with pytest.raises(ModelError, match="has 3 shares, this .* build knows at most 2 GPUs"):
+        model._choose_gpus(params, ModelConfig(tensor_split=(1, 1, 1)))
+    model.close()
+
+
 def test_a_library_without_a_symbol_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "_SYMBOLS", (*backend._SYMBOLS, "llama_of_the_future"))
     with pytest.raises(BackendError, match=r"lacks llama_of_the_future.*0\.3\.36"):
@@ -159,8 +203,8 @@ def test_a_library_without_a_symbol_is_named(monkeypatch: pytest.MonkeyPatch) ->
 def test_every_symbol_that_is_called_is_checked() -> None:
     folder = Path(backend.__file__).parent
     called: set[str] = set()
-    for name in ("backend.py", "model.py", "context.py", "chain.py"):
-        text = (folder / name).read_text()
+    for path in folder.glob("*.py"):
+        text = path.read_text()
         called |= {word[2:] for word in _words(text) if word.startswith(("C.llama_", "C.ggml_"))}
     assert called == set(backend._SYMBOLS)
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import tiny
+from models import tiny, tiny_families
 from sssd_local.errors import ConfigError
 
 Writer = Callable[..., Path]
@@ -26,6 +26,12 @@ WRITERS: dict[str, Writer] = {
     "mamba": tiny.write_tiny_mamba,
     "lfm2": tiny.write_tiny_lfm2,
     "gpt2": tiny.write_tiny_gpt2,
+    "qwen2": tiny_families.write_tiny_qwen2,
+    "qwen3": tiny_families.write_tiny_qwen3,
+    "phi3": tiny_families.write_tiny_phi3,
+    "qwen35": tiny_families.write_tiny_qwen35,
+    "qwen3next": tiny_families.write_tiny_qwen3next,
+    "nemotron_h": tiny_families.write_tiny_nemotron_h,
 }
 PROMPT = [1, 70, 265, 300, 262, 271]
 
@@ -93,6 +99,10 @@ def test_kinds_are_what_they_claim(tmp_path: Path) -> None:
         assert llama_cpp.llama_model_is_recurrent(llama.model)
     with model("lfm2") as llama:
         assert llama_cpp.llama_model_is_hybrid(llama.model)
+    for kind in ("qwen35", "qwen3next", "nemotron_h"):
+        with model(kind) as llama:
+            assert llama_cpp.llama_model_is_hybrid(llama.model)
+            assert llama.metadata["general.architecture"] == kind
     with model("gpt2") as llama:
         assert llama_cpp.llama_model_n_ctx_train(llama.model) == 512
 
