@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import errno
-import functools
 import io
 import json
 import os
-import signal
+import shutil
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from sssd_local import __version__
-from sssd_local.cli_config import ConfiguredCommand, config, config_option
+from sssd_local.cli_bench import bench
+from sssd_local.cli_config import ConfiguredCommand, check_environment, config, config_option
+from sssd_local.cli_guard import EXIT_USAGE, discard_stdout, guarded
 from sssd_local.cli_info import info
 from sssd_local.cli_options import read_text, run_options, split
+from sssd_local.cli_probe import probe
 from sssd_local.errors import ConfigError, SSSDError
 
 if TYPE_CHECKING:
@@ -28,55 +29,24 @@ if TYPE_CHECKING:
     from sssd_local.llm import LLM, Chunk
     from sssd_local.stats import Stats
 
-EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE, EXIT_TERMINATED = 1, 2, 130, 141, 143
 # Loading or reading a prompt that takes longer than this is reported on a terminal.
 QUIET_SECONDS = 1.0
 
 
-def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Turns what can go wrong into one line on stderr and an exit code."""
-
-    @functools.wraps(command)
-    def run_guarded(*args: Any, debug: bool, **values: Any) -> None:
-        previous = signal.signal(signal.SIGTERM, _terminate)
-        try:
-            command(*args, **values)
-        except SSSDError as error:
-            if debug:
-                traceback.print_exc()
-            click.echo(f"error: {error}", err=True)
-            sys.exit(EXIT_USAGE if isinstance(error, ConfigError) else EXIT_ERROR)
-        except KeyboardInterrupt:
-            if debug:
-                traceback.print_exc()
-            sys.exit(EXIT_INTERRUPTED)
-        except BrokenPipeError:
-            _discard_stdout()
-            sys.exit(EXIT_PIPE)
-        finally:
-            signal.signal(signal.SIGTERM, previous)
-
-    return run_guarded
-
-
-def _discard_stdout() -> None:
-    # Python flushes stdout once more at exit; what is left in it cannot be written.
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _terminate(number: int, frame: object) -> None:
-    sys.exit(EXIT_TERMINATED)
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="sssd-local")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Makes any GGUF model answer faster on the machine you own.
 
     Drafts are taken from the text itself, checked by the model in one batch and sized by what this
     machine was measured to need, so that the answer is the model's own.
     """
+    try:
+        check_environment(main)
+    except ConfigError as error:
+        click.echo(f"error: {error}", err=True)
+        ctx.exit(EXIT_USAGE)
 
 
 @main.command(cls=ConfiguredCommand)
@@ -100,6 +70,8 @@ def run(
     Text piped to stdin precedes PROMPT. Every option can also be set in the environment:
     SSSD_LOCAL_TEMP=0 is --temp 0.
     """
+    if _is_overruled("raw", "system") or _is_overruled("raw", "system_file"):
+        raw = False
     if raw and _is_overruled("system", "raw"):
         system = None
     if (raw and _is_overruled("system_file", "raw")) or _is_overruled("system_file", "system"):
@@ -131,6 +103,7 @@ def run(
         progress.end()
         if text is None:
             answer_options.setdefault("overflow", "drop-oldest")
+            llm.check_answer(**answer_options)
             settings = _chat_settings(answer_options, dict(template_arguments), stats, values)
             _chat(llm, model, system, settings, progress, values)
             return
@@ -146,6 +119,11 @@ def _is_overruled(name: str, by: str) -> bool:
     source = click.get_current_context().get_parameter_source
     typed = click.core.ParameterSource.COMMANDLINE
     return source(by) == typed and source(name) != typed
+
+
+def _is_typed(name: str) -> bool:
+    source = click.get_current_context().get_parameter_source(name)
+    return source == click.core.ParameterSource.COMMANDLINE
 
 
 def _check_chat(raw: bool, values: dict[str, Any]) -> None:
@@ -167,13 +145,13 @@ def _chat_settings(
 ) -> ChatSettings:
     from sssd_local.chat.settings import ChatSettings
 
-    markdown = values["markdown"]
     return ChatSettings(
         options=options,
         template_arguments=arguments,
-        show_thinking=values["think"] == "show",
-        markdown=None if markdown is None else markdown == "on",
-        stats=stats or "line",
+        think=values["think"] == "show",
+        markdown=values["markdown"] == "on",
+        quiet=stats == "none",
+        stats="json" if stats == "json" else "line",
     )
 
 
@@ -195,6 +173,7 @@ def _chat(
         history=not values["no_history"],
         private=values["private"],
         go_on=values["go_on"],
+        yields_system=not _is_typed("system") and not _is_typed("system_file"),
         progress=progress,
     )
 
@@ -232,6 +211,8 @@ class _Answer:
         # Many templates leave it to the model to put a space before its answer.
         self._trim = trim
         self._line_is_open = False
+        if sys.stdout is None:
+            raise SSSDError("there is no output to write the answer to; stdout is closed")
         if isinstance(sys.stdout, io.TextIOWrapper):
             # A console that lacks a character must not end the answer.
             sys.stdout.reconfigure(errors="replace")
@@ -239,7 +220,7 @@ class _Answer:
     def write(self, text: str) -> None:
         """Writes and flushes; raises SSSDError when stdout takes no more (a full disk)."""
         text = text.lstrip() if self._trim else text
-        if not text or sys.stdout is None:
+        if not text:
             return
         # Known before writing, as Ctrl-C may end that in the middle.
         self._trim, self._line_is_open = False, not text.endswith("\n")
@@ -251,7 +232,7 @@ class _Answer:
             self._line_is_open = False
             if error.errno == errno.EPIPE:
                 raise
-            _discard_stdout()
+            discard_stdout()
             raise SSSDError(f"the answer cannot be written: {error.strerror or error}") from error
 
     def end_line(self) -> None:
@@ -261,10 +242,13 @@ class _Answer:
 
 
 def _print_stats(stats: Stats, kind: str) -> None:
-    if kind == "line":
-        click.echo(stats.line(), err=True)
-    elif kind == "json":
-        click.echo(json.dumps(stats.as_dict(), ensure_ascii=False), err=True)
+    if kind == "none":
+        return
+    is_json = kind == "json"
+    text = json.dumps(stats.as_dict(), ensure_ascii=False) if is_json else stats.line()
+    # The answer is complete; a full disk behind stderr makes it no failure.
+    with suppress(OSError):
+        click.echo(text, err=True)
 
 
 def _check_text(what: str, text: str) -> None:
@@ -300,7 +284,7 @@ def _read_stdin() -> str:
         # A descriptor that was closed or cannot be read is no input.
         return ""
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SSSDError(
             f"stdin is not UTF-8 text (byte {error.start}); convert it first, or pass a file's text"
@@ -326,12 +310,17 @@ class _Progress:
         self._shown, self._start = False, time.monotonic()
 
     def _show(self, text: str) -> None:
-        if _is_terminal(sys.stderr) and time.monotonic() - self._start > QUIET_SECONDS:
-            click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+        is_due = time.monotonic() - self._start > QUIET_SECONDS
+        if is_due and _is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb":
+            # A line that wraps could not be wiped.
+            columns = shutil.get_terminal_size().columns
+            click.echo(f"\r\x1b[K{text[: columns - 1]}", nl=False, err=True)
             self._shown = True
 
 
 main.command("info")(guarded(info))
+main.command("probe")(guarded(probe))
+main.command("bench")(guarded(bench))
 main.add_command(config)
 
 if __name__ == "__main__":

@@ -30,17 +30,19 @@ from sssd_local.call import (
 from sssd_local.chat.session import ChatSession
 from sssd_local.chat.template import ChatTemplate
 from sssd_local.config import GenerationConfig, ModelConfig, SamplingConfig, split_options
-from sssd_local.costs import measured_costs
+from sssd_local.costs import Measured, kept_threads, measured_costs
 from sssd_local.draft.calibrate import Calibration
 from sssd_local.draft.drafter import Drafter
 from sssd_local.draft.tree import Int32Array
-from sssd_local.engine.context import NUM_SEQUENCES, Context
+from sssd_local.engine.ability import Speculation
+from sssd_local.engine.context import Context
 from sssd_local.engine.decode import Engine, Request, answer
 from sssd_local.engine.model import Model
 from sssd_local.engine.output import StepResult
 from sssd_local.engine.sampling import new_sampler
 from sssd_local.errors import BusyError, Cancelled, ConfigError, SSSDError
 from sssd_local.hardware.cost import CostModel
+from sssd_local.hardware.governor import ThreadGovernor
 from sssd_local.hardware.sizer import Sizer
 from sssd_local.hardware.threads import default_threads
 from sssd_local.stats import Stats, Tally
@@ -74,6 +76,7 @@ class LLM:
         self.threads_batch = config.threads_batch or config.threads or default_threads()
         self._model = Model(path, config, progress)
         self._context: Context | None = None
+        self._measured: Measured | None = None
         try:
             self._context = Context(self._model, config, self.threads, self.threads_batch)
             self._engine = self._new_engine(self._context)
@@ -87,22 +90,23 @@ class LLM:
             raise
 
     def _new_engine(self, context: Context) -> Engine:
-        recurrent = self._model.facts.recurrent
+        ability = context.plan.ability
+        self.speculation: str = ability.speculation.value
+        can_draft = ability.speculation is not Speculation.NONE
         width = self._width(self.config)
-        self.speculation_note = "no speculation: this model cannot roll back" if recurrent else ""
-        self._is_probed = width is None
-        if self._is_probed:
-            cost = measured_costs(
-                self._model, context, self.config, self.threads, self.threads_batch
-            )
-        else:
-            cost = CostModel()
-        drafter = Drafter(Calibration(), max_leaves=NUM_SEQUENCES)
-        return Engine(self._model, context, drafter, Sizer(cost), width)
+        self.speculation_note = "" if can_draft else f"no speculation: {ability.reason}"
+        drafter = Drafter(Calibration(), max_leaves=context.num_sequences)
+        engine = Engine(self._model, context, drafter, Sizer(CostModel()), width)
+        if width is None:
+            self._measure(engine)
+        elif (kept := kept_threads(self._model, self.config)) is not None:
+            self.threads, self.threads_batch = kept
+            context.set_threads(*kept)
+        return engine
 
     def _width(self, config: ModelConfig) -> int | None:
         """The engine's width: None sizes drafts by cost, 1 never drafts."""
-        if self._model.facts.recurrent or config.speculation == "off":
+        if self.speculation == Speculation.NONE or config.speculation == "off":
             return 1
         return None if config.speculation == "auto" else int(config.speculation)
 
@@ -156,24 +160,32 @@ class LLM:
         """Like `chat`, chunk by chunk; safe to leave at any time.
 
         With overflow `drop-oldest` or `shift` the oldest turns are left out when the conversation
-        does not fit; `num_dropped_messages` tells how many. What the last answer left in the cache
-        is not evaluated again. `template_arguments` are further variables of the chat template.
+        does not fit, until a quarter of the context is free; `num_dropped_messages` tells how many.
+        What the last answer left in the cache is not evaluated again. `template_arguments` are
+        further variables of the chat template.
         """
         self._template_arguments = checked_arguments(options.pop("template_arguments", {}))
         call = Call.from_options(options)
         call.stop = (*call.generation.stop, *self._template.stop)
         call.record = self._session.record
         ctx = self._open_context().ctx
-        self._session.num_dropped = 0
         kept = checked_messages(messages)
-        if call.generation.overflow != "stop":
-            kept, _ = self._session.fit(kept, ctx - 1)
+        if call.generation.overflow == "stop":
+            self._session.left_out = []
+        else:
+            kept = overflow.fit_turns(self._session, kept, ctx)
         tokens = np.array(self._session.encode(kept), np.int32)
         if call.generation.overflow == "drop-oldest":
             call.make_room = overflow.drop_turns(self._session, kept, ctx)
         elif call.generation.overflow == "shift":
             call.make_room = overflow.shift(self._system_length(kept, tokens))
         return self._start(tokens, call)
+
+    def check_answer(self, **options: Any) -> None:
+        """Raises SSSDError for options, grammar or schema that no answer of this model can have."""
+        call = Call.from_options(options)
+        self._open_context()
+        new_sampler(self._model, call.sampling, np.empty(0, np.int32)).close()
 
     def render_chat(
         self, messages: Sequence[Message], template_arguments: Mapping[str, Any] | None = None
@@ -184,7 +196,7 @@ class LLM:
     @property
     def num_dropped_messages(self) -> int:
         """How many of the oldest messages the last chat answer did without, so that it fitted."""
-        return self._session.num_dropped
+        return len(self._session.left_out)
 
     def set_speculation(self, value: str | int) -> None:
         """Changes how much is drafted from the next answer on: auto, off or a width.
@@ -194,23 +206,26 @@ class LLM:
         config = replace(self.config, speculation=value)
         with self._exclusive():
             width = self._width(config)
-            if width is None and not self._is_probed:
-                self._measure()
+            if width is None and self._measured is None:
+                self._measure(self._engine)
             self._engine.width = width
             self.config = config
 
-    def _measure(self) -> None:
-        context = self._open_context()
-        self._engine.ledger.clear()
+    def _measure(self, engine: Engine) -> None:
+        """Sizes drafts by what this machine needs from now on: kept costs and odds, or a probe."""
+        engine.ledger.clear()
         try:
-            cost = measured_costs(
-                self._model, context, self.config, self.threads, self.threads_batch
+            measured = measured_costs(
+                self._model, engine.context, self.config, self.threads, self.threads_batch
             )
-            self._engine.sizer = Sizer(cost)
-            self._is_probed = True
         finally:
             # Ctrl-C may have ended the measuring half-way.
-            self._engine.ledger.clear()
+            engine.ledger.clear()
+        if measured.profile is not None:
+            self.threads, self.threads_batch = measured.threads
+        measured.teach(engine.drafter.calibration)
+        engine.use(measured.sizer(), ThreadGovernor(self.threads, self.threads_batch))
+        self._measured = measured
 
     def _system_length(self, messages: list[dict[str, str]], tokens: Int32Array) -> int:
         """How many first tokens of a conversation are its system message."""
@@ -312,6 +327,12 @@ class LLM:
         finally:
             self._end(call)
 
+    @contextmanager
+    def engine(self) -> Iterator[Engine]:
+        """The engine, for measurements; no answer can be written meanwhile."""
+        with self._exclusive():
+            yield self._engine
+
     def cancel(self) -> None:
         """Ends the running answer after the current step, or the one about to be read.
 
@@ -355,6 +376,9 @@ class LLM:
             self._turn.give_back(call)
 
     def _free(self) -> None:
+        measured, self._measured = self._measured, None
+        if measured is not None:
+            measured.keep(self._engine.drafter.calibration)
         if self._context is not None:
             self._context.close()
         self._model.close()

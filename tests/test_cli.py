@@ -17,10 +17,11 @@ from click.testing import CliRunner, Result
 
 import sssd_local.cli
 import sssd_local.llm
+from sssd_local.chat.settings import ChatSettings
 from sssd_local.cli import main
 from sssd_local.cli_options import run_options
 from sssd_local.config import GenerationConfig, ModelConfig, SamplingConfig
-from sssd_local.errors import ModelError
+from sssd_local.errors import ModelError, SSSDError
 from sssd_local.llm import Chunk
 from sssd_local.stats import Tally
 
@@ -52,6 +53,9 @@ class FakeLLM:
 
     def stream_chat(self, messages: Any, **options: Any) -> Iterator[Chunk]:
         return self._answer("chat", messages, options)
+
+    def check_answer(self, **options: Any) -> None:
+        FakeLLM.calls.append(("check", None, options))
 
     def _answer(self, kind: str, prompt: Any, options: dict[str, Any]) -> Iterator[Chunk]:
         FakeLLM.calls.append((kind, prompt, options))
@@ -213,7 +217,9 @@ def test_every_option_is_in_the_table_above() -> None:
     elsewhere |= {"--config", "--template-arg", "--think", "--markdown", "--continue"}
     elsewhere |= {"--no-history", "--private"}
     assert names == {option for option, *_ in OPTIONS} | elsewhere
-    variables = [parameter.envvar for parameter in command.params if parameter.opts[0][:1] == "-"]
+    given = [parameter.envvar for parameter in command.params if parameter.opts[0][:1] == "-"]
+    variables = [v for each in given for v in ([each] if isinstance(each, str) else each)]
+    assert "SSSD_LOCAL_TEMPERATURE" in variables
     assert all(variable.startswith("SSSD_LOCAL_") for variable in variables)
     assert len(set(variables)) == len(variables)
     assert callable(run_options)
@@ -276,6 +282,44 @@ def test_impossible_options_are_usage_errors(
     assert message in " ".join(result.stderr.split())
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
+
+
+@pytest.fixture
+def chats(fake: type[FakeLLM], monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What chats were started with."""
+    started: list[dict[str, Any]] = []
+    monkeypatch.setattr(sssd_local.cli, "_is_terminal", lambda stream: True)
+    monkeypatch.setattr("sssd_local.chat.repl.run_repl", lambda llm, **how: started.append(how))
+    return started
+
+
+def test_a_chat_and_its_defaults(fake: type[FakeLLM], chats: list[dict[str, Any]]) -> None:
+    assert call("folder/m.gguf").exit_code == 0
+    (how,) = chats
+    assert fake.calls[1] == ("check", None, how["settings"].options)
+    assert how["settings"].options.pop("overflow") == "drop-oldest"
+    assert how["settings"] == ChatSettings(options=how["settings"].options)
+    assert (how["model_name"], how["system"], how["history"]) == ("m.gguf", None, True)
+    assert (how["private"], how["go_on"]) == (False, False)
+
+
+def test_options_of_a_chat(chats: list[dict[str, Any]]) -> None:
+    pytest.importorskip("rich")
+    looks = ["--think", "hide", "--markdown", "on", "--stats", "none", "--template-arg", "a=1"]
+    kept = ["--private", "--no-history", "--system", "Be kind.", "--overflow", "stop"]
+    assert call("m.gguf", *looks, *kept).exit_code == 0
+    assert call("m.gguf", "--stats", "json", "-c").exit_code == 0
+    how, other = chats
+    settings = how["settings"]
+    assert (settings.think, settings.markdown, settings.quiet) == (False, True, True)
+    assert settings.template_arguments == {"a": 1}
+    assert settings.options["overflow"] == "stop"
+    assert (how["system"], how["history"], how["private"]) == ("Be kind.", False, True)
+    assert (other["settings"].stats, other["settings"].quiet, other["go_on"]) == (
+        "json",
+        False,
+        True,
+    )
 
 
 @pytest.mark.parametrize(
@@ -468,8 +512,10 @@ def test_a_closed_output_is_no_traceback(
     close: dict[str, Any] = {"preexec_fn": lambda: os.close(descriptor)}
     process = start("run", tiny_model(), "a", *SHORT, "--stats", "line", home=tmp_path, **close)
     out, err = process.communicate()
-    assert process.returncode == 0, err
+    # Without stdout there is nowhere to answer; without stderr only the statistics are lost.
+    assert process.returncode == (1 if descriptor == 1 else 0), err
     assert b"Traceback" not in err
+    assert (b"stdout is closed" in err) == (descriptor == 1)
     assert bool(out) == (descriptor == 2)
 
 
@@ -507,3 +553,53 @@ def test_a_closed_pipe_ends_it_quietly(tiny_model: TinyModel, tmp_path: Path) ->
     assert process.stderr is not None
     assert process.stderr.read() == b""
     assert process.wait(60) == 141
+
+
+def test_a_misspelt_variable_is_an_error(fake: type[FakeLLM]) -> None:
+    result = call("m.gguf", "hi", env={"SSSD_LOCAL_TMEP": "0"})
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: unknown environment variable 'SSSD_LOCAL_TMEP'; did you mean 'SSSD_LOCAL_TEMP'?\n"
+    )
+    call("m.gguf", "hi", env={"SSSD_LOCAL_TEMPERATURE": "0"})
+    assert value_of(fake, "temperature") == 0
+
+
+def test_an_option_beats_a_flag_of_the_environment(fake: type[FakeLLM]) -> None:
+    result = call("m.gguf", "hi", "--system", "foo", env={"SSSD_LOCAL_RAW": "1"})
+    assert result.exit_code == 0, result.stderr
+    assert asked(fake)[1][0] == {"role": "system", "content": "foo"}
+    fake.calls.clear()
+    call("m.gguf", "hi", "--no-raw", env={"SSSD_LOCAL_RAW": "1"})
+    assert asked(fake)[0] == "chat"
+
+
+def test_errors_are_one_line_without_control_characters(
+    fake: type[FakeLLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake, "raises", SSSDError("bad \x1b[31mname\x1b[2J\nsecond line"))
+    result = call("m.gguf", "hi")
+    assert result.exit_code == 1
+    assert result.stderr == "error: bad \\x1b[31mname\\x1b[2J second line\n"
+
+
+def test_a_byte_order_mark_on_stdin_is_no_text(fake: type[FakeLLM]) -> None:
+    call("m.gguf", stdin=b"\xef\xbb\xbfhello")
+    assert asked(fake)[1] == [{"role": "user", "content": "hello"}]
+
+
+@pytest.mark.parametrize("arguments", [["run", "m.gguf", "hi"], ["config", "show"]])
+def test_a_home_of_nobody_is_one_line(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSSD_LOCAL_HOME", "~no-such-user-here")
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert "there is no such user" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_help_after_two_dashes_is_a_word(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["config", "show", "--", "-h"])
+    assert result.exit_code == 0, result.output
+    assert "temp = 0.8" in result.stdout

@@ -22,9 +22,12 @@ INTRODUCTION = """\
 
 Every option can also be set in the environment: `SSSD_LOCAL_` and the option's name in capitals,
 so `SSSD_LOCAL_TOP_K=20` is `--top-k 20`. An option on the command line wins. `SSSD_LOCAL_STOP` has
-one text a line. `SSSD_LOCAL_HOME` is the folder for what is kept (measured step times, no text).
+one text a line. An unknown variable of that kind is an error. `SSSD_LOCAL_HOME` is the folder for
+what is kept: measured step times and odds, and of chats on the terminal what was typed and the last
+chat, unless `--no-history` or `--private` is given.
 
-Exit codes: 0 done, 1 error, 2 wrong usage, 130 interrupted, 141 output closed, 143 terminated.
+Exit codes: 0 done, 1 error, 2 wrong usage, 129 terminal closed, 130 interrupted, 141 output closed,
+143 terminated.
 """
 
 

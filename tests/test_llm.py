@@ -420,12 +420,13 @@ def test_raw_text_shifts(tiny_model: TinyModel) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mamba", "lfm2"])
-def test_models_that_cannot_roll_back_say_so(tiny_model: TinyModel, kind: str) -> None:
-    with LLM(tiny_model(kind), ctx=128, threads=1) as llm:
+def test_models_with_a_state_check_chains(tiny_model: TinyModel, kind: str) -> None:
+    with LLM(tiny_model(kind), ctx=128, threads=1, kv_type="f32") as llm:
+        assert (llm.speculation, llm.speculation_note) == ("chain", "")
         done = llm.generate("the rain", **GREEDY)
-        assert done.stats.note == "no speculation: this model cannot roll back"
-        assert done.stats.tested == 0
-        assert "cannot roll back" in done.stats.line()
+        assert done.stats.note == ""
+        assert llm.generate("the rain", **GREEDY).token_ids == done.token_ids
+        llm.set_speculation("off")
         assert llm.generate("the rain", **GREEDY).token_ids == done.token_ids
 
 
@@ -448,3 +449,81 @@ def test_json_of_a_schema_is_valid(llm: LLM) -> None:
     done = llm.generate("the rain", json_schema=schema, temperature=0.0, max_tokens=100)
     assert done.finish_reason == "stop"
     assert list(json.loads(done.text)) == ["ok"]
+
+
+def test_a_client_that_sends_everything_again_evaluates_little(tiny_model: TinyModel) -> None:
+    """A long conversation loses turns seldom, many at once, and the same ones the next time."""
+    options: dict[str, Any] = {"logit_bias": {2: -float("inf")}, "overflow": "drop-oldest"}
+    options |= {"temperature": 0.0, "max_tokens": 8}
+    messages: list[dict[str, str]] = []
+    with LLM(tiny_model(), ctx=384, threads=1, kv_type="f32", speculation="off") as llm:
+        dropped = []
+        for turn in range(40):
+            messages.append({"role": "user", "content": f"question {turn}"})
+            done = llm.chat(messages, **options)
+            messages.append({"role": "assistant", "content": done.text})
+            dropped.append(llm.num_dropped_messages)
+        assert llm.chat(messages[-1:], max_tokens=1).stats.prompt_tokens < 384
+        assert llm.num_dropped_messages == 0
+    assert dropped == sorted(dropped)
+    assert dropped[-1] >= 40
+    assert len(set(dropped)) <= 10
+
+
+def test_options_are_checked_without_an_answer(llm: LLM) -> None:
+    llm.check_answer(temperature=0.5, grammar='root ::= "a"', max_tokens=3, stop=["x"])
+    for options, message in [
+        ({"grammar": "root ::= ("}, "the grammar cannot be used"),
+        ({"json_schema": "["}, "the JSON schema cannot be used"),
+        ({"logit_bias": {999: 1.0}}, "the vocabulary ends at 319"),
+        ({"top_k": -1}, "top_k must be"),
+        ({"topk": 1}, "did you mean 'top_k'"),
+    ]:
+        with pytest.raises(SSSDError, match=message):
+            llm.check_answer(**options)
+    llm.close()
+    with pytest.raises(SSSDError, match="closed"):
+        llm.check_answer()
+
+
+def test_closing_keeps_what_was_learned_and_loading_uses_it(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sssd_local import costs
+    from sssd_local.hardware.probe import ProbePoint
+
+    widths = (1, 2, 3, 4, 6, 8, 12, 16, 32)
+    points = [ProbePoint(0, width, 1e-4 * (0.9 + width / 10)) for width in widths]
+    monkeypatch.setattr(costs, "run_probe", lambda decode, *, max_width: points)
+    path = tiny_model(seed=6)
+    with LLM(path, ctx=256, threads=1) as llm:
+        llm.generate("the rain on the plain and the rain on the hill", **GREEDY)
+        learned = llm._engine.drafter.calibration.state()
+    (kept,) = costs.profile_store().list()
+    assert kept.profile is not None
+    assert kept.profile.calibration is not None
+    for name, table in learned.items():
+        assert kept.profile.calibration[name] == pytest.approx(table)
+    with LLM(path, ctx=256, threads=1) as llm:
+        for name, table in llm._engine.drafter.calibration.state().items():
+            assert table == pytest.approx(learned[name])
+
+
+@pytest.mark.parametrize("speculation", ["auto", "off", 4])
+def test_threads_are_the_best_measured_unless_the_user_chose(
+    tiny_model: TinyModel, speculation: Any
+) -> None:
+    from sssd_local import costs
+    from sssd_local.hardware.probe import ProbePoint
+    from sssd_local.hardware.profile import Profile
+
+    path = tiny_model(seed=7)
+    points = (ProbePoint(0, 1, 1e-4), ProbePoint(0, 4, 2e-4))
+    with LLM(path, ctx=256, speculation="off") as llm:
+        key = costs.key_of(llm._model, llm.config)
+    costs.profile_store().save(key, Profile(points, 1, 3))
+    with LLM(path, ctx=256, speculation=speculation) as llm:
+        assert (llm.threads, llm.threads_batch) == (1, 3)
+        assert llm.generate("the rain", **GREEDY).token_ids
+    with LLM(path, ctx=256, speculation=speculation, threads=2) as llm:
+        assert (llm.threads, llm.threads_batch) == (2, 2)

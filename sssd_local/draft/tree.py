@@ -61,6 +61,12 @@ class DraftTree:
             self.evidence[:num_nodes],
         )
 
+    @property
+    def num_chain(self) -> int:
+        """How many first nodes are a chain below the root."""
+        branches = np.flatnonzero(self.depths != np.arange(1, len(self.depths) + 1))
+        return int(branches[0]) if len(branches) else len(self.depths)
+
     def check(self) -> str:
         """What is wrong with the tree, or "" when it is well formed."""
         siblings: set[tuple[int, int]] = set()

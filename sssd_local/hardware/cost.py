@@ -149,6 +149,11 @@ class CostModel:
         """Seconds of a step of `width` (1 to 64) tokens; inf for a width that is not offered."""
         return self.curve(context_length).item(width - 1)
 
+    def probed_seconds(self, width: int, context_length: int) -> float:
+        """Seconds of a step as first measured, of the next wider known width; never inf."""
+        base = self._base_at(context_length // CONTEXT_GRAIN)
+        return base.item(min(int(self._above[width - 1]), len(base) - 1))
+
     def relative_error(self, width: int) -> float:
         """Standard error of T(width) / T(1), relative; inf for a width that is not offered."""
         below, above = int(self._below[width - 1]), int(self._above[width - 1])

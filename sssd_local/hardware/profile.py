@@ -16,9 +16,10 @@ from sssd_local.files import write_atomic
 from sssd_local.hardware.probe import ProbePoint
 from sssd_local.hardware.threads import sysctl
 
-VERSION = 1
+VERSION = 2
 MAX_BYTES = 16 << 20
 DIGEST_BYTES = 1 << 20
+MAX_THREADS = 1024
 
 log = logging.getLogger("sssd_local")
 
@@ -28,7 +29,8 @@ class ProfileKey:
     """Everything that step times depend on; profiles of other keys are never used.
 
     `model_digest` is the blake2b of the first MiB of the file, `backend` llama.cpp's build and
-    system information, `device` what its layers are offloaded to.
+    system information, `device` what its layers are offloaded to; `threads` are those the user
+    asked for, 0 when they are chosen by measurement.
     """
 
     model_size: int
@@ -102,9 +104,17 @@ def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Cost points, and a calibration state made of what JSON can hold (None: none was kept)."""
+    """What is known of a model on this machine.
+
+    Cost points; the thread counts they were taken with; what a tree costs over a chain; whether
+    the full probe made them; and a calibration state made of what JSON can hold (None: none kept).
+    """
 
     points: tuple[ProbePoint, ...]
+    threads: int
+    threads_batch: int
+    branch_seconds: float = 0.0
+    is_full: bool = False
     calibration: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -112,6 +122,23 @@ class Profile:
         alone -= {point.context_length for point in self.points if point.width == 1}
         if not self.points or alone:
             raise ValueError("a profile must have the one-token step of each context length")
+        counts = (self.threads, self.threads_batch)
+        if not all(type(count) is int and 1 <= count <= MAX_THREADS for count in counts):
+            raise ValueError(f"thread counts must be from 1 to {MAX_THREADS}, got {counts}")
+        if type(self.branch_seconds) is not float or not 0 <= self.branch_seconds < 60:
+            raise ValueError(f"branch_seconds must be a number from 0, got {self.branch_seconds!r}")
+        if type(self.is_full) is not bool:
+            raise ValueError(f"is_full must be true or false, got {self.is_full!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class KeptProfile:
+    """One file of the folder: the model's file name and what was measured for it, if readable."""
+
+    path: Path
+    model: str
+    profile: Profile | None
+    key: dict[str, Any]
 
 
 class ProfileStore:
@@ -135,20 +162,24 @@ class ProfileStore:
             if len(data) > MAX_BYTES:
                 raise ValueError("it is too large")
             return _parse(data, key)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, TypeError, RecursionError) as error:
             log.warning("ignoring the profile %s, measuring again: %s", path.name, error)
             return None
 
-    def save(self, key: ProfileKey, profile: Profile) -> bool:
-        """Keeps a profile, replacing an older one; False if that was not possible."""
+    def save(self, key: ProfileKey, profile: Profile, model: str = "") -> bool:
+        """Keeps a profile, replacing an older one; False if that was not possible.
+
+        `model` is the model's file name, for `list`.
+        """
         path = self.path(key)
         content = {
             "version": VERSION,
+            "model": model,
             "key": asdict(key),
+            **{name: getattr(profile, name) for name in _PLAIN},
             "points": [astuple(point) for point in profile.points],
-            "calibration": profile.calibration,
         }
         try:
             write_atomic(path, json.dumps(content, allow_nan=False).encode())
@@ -156,6 +187,31 @@ class ProfileStore:
             log.warning("the profile %s is not kept: %s", path.name, error)
             return False
         return True
+
+    def list(self) -> list[KeptProfile]:
+        """Every file of the folder, by model name; damaged ones without a profile."""
+        found: list[KeptProfile] = []
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                content = json.loads(path.read_bytes()[:MAX_BYTES])
+                key, model = dict(content["key"]), str(content["model"])
+                found.append(KeptProfile(path, model, _profile(content), key))
+            except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                found.append(KeptProfile(path, "", None, {}))
+        return sorted(found, key=lambda kept: (kept.model, kept.path.name))
+
+    def forget(self, key: ProfileKey | None = None) -> int:
+        """Removes the profiles of a key's model file, or all; returns how many. Raises OSError."""
+        number = 0
+        for kept in self.list():
+            same = key is None or kept.key.get("model_digest") == key.model_digest
+            if same:
+                kept.path.unlink(missing_ok=True)
+                number += 1
+        return number
+
+
+_PLAIN = ("threads", "threads_batch", "branch_seconds", "is_full", "calibration")
 
 
 def _parse(data: bytes, key: ProfileKey) -> Profile:
@@ -166,7 +222,13 @@ def _parse(data: bytes, key: ProfileKey) -> Profile:
         raise ValueError(f"it has version {content.get('version')!r:.20}, not {VERSION}")
     if content.get("key") != asdict(key):
         raise ValueError("it is of another model or machine")
+    return _profile(content)
+
+
+def _profile(content: dict[str, Any]) -> Profile:
     points, calibration = content.get("points"), content.get("calibration")
-    if not isinstance(points, list) or not isinstance(calibration, dict | None):
+    missing = [name for name in _PLAIN if name not in content]
+    if not isinstance(points, list) or not isinstance(calibration, dict | None) or missing:
         raise ValueError("it is damaged")
-    return Profile(tuple(ProbePoint(*point) for point in points), calibration)
+    plain = {name: content[name] for name in _PLAIN}
+    return Profile(tuple(ProbePoint(*point) for point in points), **plain)

@@ -35,8 +35,10 @@ CHEAPER = 0.85
 class Sizer:
     """Chooses how many nodes of a draft to test and learns from what came of it."""
 
-    def __init__(self, cost: CostModel) -> None:
+    def __init__(self, cost: CostModel, branch_seconds: float = 0.0) -> None:
+        """`branch_seconds`: what a tree costs over a chain of the same width."""
         self.cost = cost
+        self.branch_seconds = branch_seconds
         self._account = Account()
         self._plain_times: list[float] = []
         self._since_lesson = 0.0
@@ -83,11 +85,15 @@ class Sizer:
             return self.cost.hopeful(context_length)
         return self.cost.curve(context_length)
 
-    def choose(self, probs: Float32Array, costs: Float64Array) -> int:
+    def choose(self, probs: Float32Array, costs: Float64Array, num_chain: int | None = None) -> int:
         """How many first nodes (path probabilities `probs` [n]) to test; 0 is plain decoding.
 
-        The gain must exceed the margin by as much as the chosen width's cost is uncertain.
+        The first `num_chain` nodes are a chain (None: all). The gain must exceed the margin by as
+        much as the chosen width's cost is uncertain.
         """
+        if self.branch_seconds and num_chain is not None and num_chain < len(probs):
+            costs = costs.copy()
+            costs[num_chain + 1 :] += self.branch_seconds
         optimism = self._account.optimism
         size = best_size(probs, costs, optimism=optimism)
         self._idle = 0 if size else self._idle + 1

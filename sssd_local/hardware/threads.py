@@ -25,6 +25,14 @@ def default_threads() -> int:
     return max(1, cores or os.cpu_count() or 1)
 
 
+def thread_counts(usual: int) -> tuple[int, ...]:
+    """Counts worth measuring, the usual one first: logical processors too, and one thread fewer."""
+    logical = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or usual
+    if sys.platform == "linux":
+        logical = min(logical, cpu_quota() or logical)
+    return tuple(dict.fromkeys((usual, max(1, logical), max(1, usual - 1))))
+
+
 def linux_cores(allowed: set[int], system: Path = Path("/sys")) -> int:
     """Distinct physical cores among the `allowed` logical ones; 0 if the kernel does not tell."""
     devices = system / "devices"

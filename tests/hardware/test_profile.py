@@ -43,7 +43,7 @@ KEY = ProfileKey(
     cpu="Some CPU",
 )
 POINTS = (ProbePoint(256, 1, 0.02, 0.01), ProbePoint(256, 4, 0.0414, 0.03))
-PROFILE = Profile(POINTS, {"buckets": [[1, 2.5], [3, 4.0]], "note": "é"})
+PROFILE = Profile(POINTS, 2, 3, 0.001, True, {"buckets": [[1, 2.5], [3, 4.0]], "note": "é"})
 
 
 @pytest.fixture
@@ -68,8 +68,8 @@ def test_a_profile_comes_back_exactly(store: ProfileStore) -> None:
 
 
 def test_calibration_is_optional(store: ProfileStore) -> None:
-    assert store.save(KEY, Profile(POINTS))
-    assert store.load(KEY) == Profile(POINTS, None)
+    assert store.save(KEY, Profile(POINTS, 1, 2))
+    assert store.load(KEY) == Profile(POINTS, 1, 2, calibration=None)
 
 
 def test_nothing_kept_is_no_note_and_creates_nothing(
@@ -82,7 +82,7 @@ def test_nothing_kept_is_no_note_and_creates_nothing(
 
 def test_a_newer_profile_replaces_the_older(store: ProfileStore) -> None:
     store.save(KEY, PROFILE)
-    newer = Profile(POINTS[:1])
+    newer = Profile(POINTS[:1], 1, 1)
     store.save(KEY, newer)
     assert store.load(KEY) == newer
     assert [path.name for path in store.folder.iterdir()] == [f"{KEY.digest()}.json"]
@@ -167,6 +167,13 @@ def test_a_truncated_file_is_ignored_wherever_it_ends(store: ProfileStore) -> No
         {"version": "1" * 10_000},
         {"key": None},
         {"key": {}},
+        {"threads": 0},
+        {"threads": True},
+        {"threads": "2"},
+        {"threads_batch": 1025},
+        {"branch_seconds": -1.0},
+        {"branch_seconds": 1},
+        {"is_full": "yes"},
         {"points": None},
         {"points": []},
         {"points": {}},
@@ -213,7 +220,9 @@ def test_a_folder_that_cannot_be_made_is_a_note(
     store = ProfileStore(tmp_path / "file" / "profiles")
     assert store.load(KEY) is None
     assert not store.save(KEY, PROFILE)
-    assert any("not kept" in note for note in notes(caplog))
+    # One line of it, though reading had failed before.
+    (note,) = notes(caplog)
+    assert "not kept" in note
 
 
 def test_a_refused_write_is_a_note(
@@ -241,7 +250,7 @@ def test_a_calibration_that_json_cannot_hold_is_a_note(
     store: ProfileStore, caplog: pytest.LogCaptureFixture, value: object
 ) -> None:
     store.save(KEY, PROFILE)
-    assert not store.save(KEY, Profile(POINTS, {"value": value}))
+    assert not store.save(KEY, Profile(POINTS, 1, 1, calibration={"value": value}))
     assert store.load(KEY) == PROFILE
     assert len(notes(caplog)) == 1
 
@@ -256,7 +265,10 @@ def test_the_log_is_the_packages_and_can_be_silenced(
 
 
 def test_two_writers_at_once_leave_one_whole_profile(store: ProfileStore) -> None:
-    profiles = [Profile(POINTS, {"writer": number, "fill": [0] * 2000}) for number in range(3)]
+    profiles = [
+        Profile(POINTS, 1, 1, calibration={"writer": number, "fill": [0] * 2000})
+        for number in range(3)
+    ]
 
     def write(profile: Profile) -> None:
         for _ in range(15):
@@ -280,7 +292,8 @@ def test_two_processes_at_once_leave_one_whole_profile(store: ProfileStore) -> N
         "from pathlib import Path\n"
         "from sssd_local.hardware.probe import ProbePoint\n"
         "from sssd_local.hardware.profile import Profile, ProfileKey, ProfileStore\n"
-        f"profile = Profile((ProbePoint(0, 1, 0.5, 0.1),), {{'fill': sys.argv[2] * 20_000}})\n"
+        "kept = {'fill': sys.argv[2] * 20_000}\n"
+        "profile = Profile((ProbePoint(0, 1, 0.5, 0.1),), 1, 1, calibration=kept)\n"
         "store = ProfileStore(Path(sys.argv[1]))\n"
         f"sys.exit(not all([store.save({KEY!r}, profile) for _ in range(30)]))\n"
     )
@@ -368,4 +381,21 @@ def test_the_processors_name_elsewhere(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("points", [(), POINTS[1:], (*POINTS, ProbePoint(512, 4, 0.1))])
 def test_a_profile_without_plain_steps_is_refused(points: tuple[ProbePoint, ...]) -> None:
     with pytest.raises(ValueError, match="one-token step"):
-        Profile(points)
+        Profile(points, 1, 1)
+
+
+def test_what_is_kept_is_listed_by_model_and_forgotten(store: ProfileStore) -> None:
+    other = dataclasses.replace(KEY, model_digest="cd" * 16)
+    assert store.list() == []
+    store.save(KEY, PROFILE, "b.gguf")
+    store.save(dataclasses.replace(KEY, threads=9), PROFILE, "b.gguf")
+    store.save(other, PROFILE, "a.gguf")
+    (store.folder / "damaged.json").write_text("{")
+    kept = store.list()
+    assert [item.model for item in kept] == ["", "a.gguf", "b.gguf", "b.gguf"]
+    assert [item.profile for item in kept] == [None, PROFILE, PROFILE, PROFILE]
+    assert store.forget(KEY) == 2
+    assert store.load(KEY) is None
+    assert store.load(other) == PROFILE
+    assert store.forget() == 2
+    assert store.list() == []

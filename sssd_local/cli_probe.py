@@ -1,0 +1,254 @@
+"""`sssd-local probe`: what this machine needs for verify batches, and what follows from it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sssd_local.cli_info import print_lines
+from sssd_local.cli_options import option
+from sssd_local.config import KV_TYPES
+from sssd_local.errors import SSSDError
+
+if TYPE_CHECKING:
+    from sssd_local.hardware.probe import ProbePoint
+    from sssd_local.hardware.profile import KeptProfile, ProfileStore
+
+BAR_COLUMNS = 40
+_COUNT = click.IntRange(1, 1024)
+
+_OPTIONS = (
+    option("--ctx", type=click.IntRange(8), help="Context length [fits the memory]."),
+    option("--threads", type=_COUNT, help="Threads of one-token steps [the best measured]."),
+    option("--threads-batch", type=_COUNT, help="Threads of wider steps [the best measured]."),
+    option("--gpu-layers", type=click.IntRange(-1), help="Layers on the GPU; -1 is all [all]."),
+    option("--kv-type", type=click.Choice(KV_TYPES), default="f16",
+           help="Number type of the KV cache."),
+    click.option("--fresh", is_flag=True, help="Measure even if a full probe is kept."),
+    click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table."),
+    click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+                 help="Draw the curves to a PNG or SVG file (needs sssd-local[bench])."),
+    click.option("--list", "list_kept", is_flag=True, help="Tell what is kept, measure nothing."),
+    click.option("--forget", is_flag=True,
+                 help="Remove what is kept for MODEL, or everything without MODEL."),
+    click.option("--debug", is_flag=True, help="Show the traceback of an error."),
+)  # fmt: skip
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options of `probe`."""
+    for decorate in reversed(_OPTIONS):
+        command = decorate(command)
+    return command
+
+
+@click.argument("model", required=False, type=click.Path())
+@with_options
+def probe(
+    model: str | None,
+    fresh: bool,
+    as_json: bool,
+    plot: Path | None,
+    list_kept: bool,
+    forget: bool,
+    **options: Any,
+) -> None:
+    """Measures what checking several tokens at once costs on this machine for the GGUF file MODEL.
+
+    Widths, context lengths and thread counts are measured in about ten seconds, longer where a
+    token takes longer; Ctrl-C keeps what is known by then. `run` uses what was found.
+    """
+    from sssd_local.costs import profile_store
+
+    if list_kept:
+        print_lines(_kept_lines(profile_store()))
+        return
+    if forget:
+        _forget(profile_store(), model, options)
+        return
+    if model is None:
+        raise click.UsageError("Missing argument 'MODEL'.")
+    if plot is not None:
+        from sssd_local.plot import check_plot
+
+        check_plot(plot)
+    report = _measure(model, fresh, options)
+    print_lines([json.dumps(report)] if as_json else report_lines(report))
+    if plot is not None:
+        from sssd_local.plot import plot_curves
+
+        plot_curves(report, plot)
+
+
+def _measure(path: str, fresh: bool, options: Mapping[str, Any]) -> dict[str, Any]:
+    from sssd_local.config import ModelConfig
+    from sssd_local.costs import full_probe, key_of, profile_store
+    from sssd_local.engine.backend import build_name
+    from sssd_local.engine.context import Context
+    from sssd_local.engine.model import Model
+    from sssd_local.hardware.threads import default_threads
+
+    config = ModelConfig(**options)
+    threads = config.threads or default_threads()
+    threads_batch = config.threads_batch or threads
+    model = Model(path, config)
+    context = None
+    try:
+        kept = None if fresh else profile_store().load(key_of(model, config))
+        if kept is None or not kept.is_full:
+            context = Context(model, config, threads, threads_batch)
+            with _stoppable() as should_stop, _progress() as progress:
+                kept = full_probe(
+                    model, context, config, threads, threads_batch,
+                    should_stop=should_stop, progress=progress,
+                )  # fmt: skip
+        if kept is None:
+            raise SSSDError("nothing was measured before it was stopped; let it run a little")
+        return report_of(
+            model.path.name, build_name(), "gpu" if model.gpu_layers else "cpu",
+            kept.threads, kept.threads_batch, kept.points, kept.branch_seconds, kept.is_full,
+        )  # fmt: skip
+    finally:
+        if context is not None:
+            context.close()
+        model.close()
+
+
+def report_of(
+    model: str,
+    build: str,
+    backend: str,
+    threads: int,
+    threads_batch: int,
+    points: Sequence[ProbePoint],
+    branch_seconds: float,
+    is_full: bool,
+) -> dict[str, Any]:
+    """The `--json` object."""
+    from sssd_local.hardware.advice import advise, relative_costs
+    from sssd_local.hardware.profile import cpu_name
+
+    advice, relative = advise(points), relative_costs(points)
+    return {
+        "model": model,
+        "build": build,
+        "backend": backend,
+        "device": cpu_name(),
+        "threads": threads,
+        "threads_batch": threads_batch,
+        "points": [
+            {
+                "context": point.context_length,
+                "width": point.width,
+                "ms": round(1000 * point.seconds, 4),
+                "relative": round(relative[point.context_length][point.width], 4),
+            }
+            for point in points
+        ],
+        "tree_ms": round(1000 * branch_seconds, 4),
+        "limit": round(advice.limit, 3),
+        "knee": advice.knee,
+        "chosen": {str(length): width for length, width in advice.chosen.items()},
+        "complete": is_full,
+        "advice": advice.sentence,
+    }
+
+
+def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """A table with a bar for each width, by context length; chosen widths are marked."""
+    yield f"{report['model']} on {report['device'] or 'this machine'} ({report['backend']})"
+    yield f"{report['threads']} threads, {report['threads_batch']} for batches"
+    longest = max(point["ms"] for point in report["points"])
+    context = None
+    for point in report["points"]:
+        if point["context"] != context:
+            context = point["context"]
+            yield ""
+            yield f"after {context} tokens"
+            yield "width        ms   × one"
+        bar = "█" * max(1, round(BAR_COLUMNS * point["ms"] / longest))
+        mark = "  ◀ chosen" if report["chosen"].get(str(context)) == point["width"] else ""
+        yield f"{point['width']:5} {point['ms']:9.2f} {point['relative']:7.2f}  {bar}{mark}"
+    yield ""
+    yield (
+        f"limit {report['limit']:.2f}× · knee at width {report['knee']} · a tree costs "
+        f"{report['tree_ms']:.2f} ms more than a chain"
+    )
+    yield str(report["advice"])
+    if not report["complete"]:
+        yield "Not everything was measured; the rest is learned in use."
+
+
+def _kept_lines(store: ProfileStore) -> Iterator[str]:
+    kept = store.list()
+    if not kept:
+        yield f"nothing is kept in {store.folder}"
+    for item in kept:
+        yield f"{item.path.name[:8]}  {_kept_text(item)}"
+
+
+def _kept_text(item: KeptProfile) -> str:
+    if item.profile is None:
+        return "of no use: damaged or of another version"
+    kind = "full" if item.profile.is_full else f"quick, {len(item.profile.points)} points"
+    return (
+        f"{item.model} · {item.profile.threads}/{item.profile.threads_batch} threads · "
+        f"{item.profile.points[0].seconds * 1000:.2f} ms a token · {kind}"
+    )
+
+
+def _forget(store: ProfileStore, model: str | None, options: Mapping[str, Any]) -> None:
+    from sssd_local.hardware.profile import profile_key
+
+    key = None
+    if model is not None:
+        key = profile_key(
+            Path(model), backend="", threads=0, threads_batch=0, gpu_layers=0,
+            kv_type=options["kv_type"],
+        )  # fmt: skip
+    try:
+        number = store.forget(key)
+    except OSError as error:
+        raise SSSDError(f"cannot remove a profile: {error.strerror or error}") from error
+    click.echo(f"{number} profile{'' if number == 1 else 's'} removed")
+
+
+@contextmanager
+def _stoppable() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C asks to stop, the second one ends the program."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    previous = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[float, str], None]]:
+    is_shown = sys.stderr.isatty()
+
+    def show(fraction: float, doing: str) -> None:
+        if is_shown:
+            sys.stderr.write(f"\r\x1b[Kmeasuring {fraction:4.0%} {doing}")
+            sys.stderr.flush()
+
+    try:
+        yield show
+    finally:
+        if is_shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
