@@ -12,7 +12,12 @@ import click
 from sssd_local.errors import SSSDError
 
 # Commands in modules of their own, by name; a module that is not there is not offered.
-MODULES = {"simulate": "bench.simulate", "fit": "bench.fit"}
+MODULES = {
+    "overhead": "bench.overhead",
+    "published": "bench.published",
+    "simulate": "bench.simulate",
+    "fit": "bench.fit",
+}
 CACHE = Path("~/.cache/sssd-local-bench")
 METHODS = "plain,sssd,llama-cpp-python,llama-cpp-python-lookup"
 
@@ -54,27 +59,31 @@ def main() -> None:
 @click.option("--methods", default=METHODS, show_default=True, help="Names, with commas.")
 @click.option("--per-task", type=click.IntRange(1), help="First N traces of each task [all].")
 @click.option("--min-tokens", default=32, show_default=True, type=click.IntRange(2))
-@click.option("--out", required=True, type=folder, help="For results.json and results.md.")
+@click.option("--out", required=True, type=folder, help="For results.* and the plots.")
 @click.option("--threads", type=click.IntRange(1), help="For every method [physical cores].")
 @click.option("--ctx", type=click.IntRange(256), help="Context [enough for the longest trace].")
 @click.option("--repeat", default=1, show_default=True, type=click.IntRange(1), help="Medians.")
 @click.option("--cache", default=CACHE, show_default=True, type=folder, help="For replay models.")
 @click.option("--kv-type", default="f16", show_default=True, help="f32, f16 or q8_0.")
+@click.option("--llama-server", type=existing_file, help="The program, for its methods.")
 def replay(out: Path, **options: Any) -> None:
     """Decode recorded answers with several methods and compare their speed.
 
     The model has the cost of its size and, greedily, writes exactly the recorded answer. Methods:
-    plain, sssd, sssd-WIDTH, llama-cpp-python, llama-cpp-python-lookup, llama-cpp-python-lookup-2.
+    plain, sssd, fixed-WIDTH, sssd-WIDTH (published settings), llama-cpp-python,
+    llama-cpp-python-lookup, llama-cpp-python-lookup-2, llama-server, llama-server-ngram-simple,
+    -ngram-mod, -ngram-cache, -ngram-map-k, -ngram-map-k4v.
     """
     from bench.replay import Options, run
     from bench.report import table, write_report
 
     try:
-        results, settings = run(Options(**options), lambda line: click.echo(line, err=True))
-        write_report(out, results, settings)
+        found = run(Options(**options), lambda line: click.echo(line, err=True))
+        results, settings, limit = found
+        write_report(out, results, settings, limit)
     except SSSDError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(table(results))
+    click.echo(f"{table(results)}\nThe machine's limit: {limit.line()}.")
 
 
 if __name__ == "__main__":

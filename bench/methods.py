@@ -1,73 +1,33 @@
-"""Ways to write the same answer, each timed in the same way.
-
-The clock runs from the moment the first token is there (the prompt has been evaluated) to the
-moment the last one is: n tokens are n − 1 decoded tokens' time, for every method.
-"""
+"""The ways to write an answer that can be compared, by name."""
 
 from __future__ import annotations
 
-import os
+import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
 
-import llama_cpp
-import numpy as np
-from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
-
-from sssd_local.config import parse_speculation, unknown_name
+from bench.method import Method, Run, Setup
+from bench.peers_python import LlamaCppPython
+from bench.peers_server import SPECULATION_TYPES, LlamaServer
+from bench.peers_sssd import PublishedDrafter
+from sssd_local.config import MAX_WIDTH, parse_speculation, unknown_name
+from sssd_local.draft.drafter import Drafter
 from sssd_local.errors import ConfigError
 from sssd_local.llm import LLM
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
-    """What every method of a run has in common."""
-
-    model: Path
-    ctx: int
-    threads: int
-    kv_type: str = "f16"
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One written answer: its tokens, decode time in seconds, and what speculation did.
-
-    `steps` are evaluations after the prompt's; `tested` drafted tokens, `accepted` those kept.
-    """
-
-    token_ids: tuple[int, ...]
-    seconds: float
-    steps: int
-    tested: int
-    accepted: int
-
-
-class Method(Protocol):
-    """A loaded model and a way to decode with it."""
-
-    name: str
-
-    def run(self, prompt: Sequence[int], max_tokens: int) -> Run:
-        """Writes the greedy answer to a prompt, at most `max_tokens` long, from a cold start."""
-        ...
-
-    def close(self) -> None:
-        """Frees the model."""
-        ...
+LLAMA_SERVER = "llama-server"
 
 
 class SSSD:
     """This package; `speculation` is auto, off (plain decoding) or a fixed number of tokens.
 
     The n-gram tables are emptied before each answer; the odds and costs it learns are kept, as
-    they are for a user, and start afresh with each benchmark.
+    they are for a user, and start afresh with each benchmark. `drafter` replaces its own.
     """
 
-    def __init__(self, name: str, setup: Setup, speculation: str | int) -> None:
+    def __init__(
+        self, name: str, setup: Setup, speculation: str | int, drafter: Drafter | None = None
+    ) -> None:
         self.name = name
         self._llm = LLM(
             setup.model,
@@ -77,6 +37,9 @@ class SSSD:
             kv_type=setup.kv_type,
             speculation=speculation,
         )
+        if drafter is not None:
+            with self._llm.engine() as engine:
+                engine.drafter = drafter
 
     def run(self, prompt: Sequence[int], max_tokens: int) -> Run:
         """Writes one answer; see Method."""
@@ -96,87 +59,40 @@ class SSSD:
         self._llm.close()
 
 
-class LlamaCppPython:
-    """llama-cpp-python's own `generate`, alone or with its prompt lookup of `num_draft` tokens."""
-
-    def __init__(self, name: str, setup: Setup, num_draft: int = 0) -> None:
-        self.name = name
-        self._drafts = _CountedLookup(num_draft) if num_draft else None
-        kv_type = getattr(llama_cpp, f"GGML_TYPE_{setup.kv_type.upper()}")
-        self._llama = llama_cpp.Llama(
-            os.fspath(setup.model),
-            n_ctx=setup.ctx,
-            n_threads=setup.threads,
-            n_threads_batch=setup.threads,
-            type_k=kv_type,
-            type_v=kv_type,
-            # llama.cpp cannot quantise the values without it.
-            flash_attn=setup.kv_type == "q8_0",
-            draft_model=self._drafts,
-            # Without it, drafting fails past the first 512 tokens.
-            logits_all=self._drafts is not None,
-            verbose=False,
-        )
-
-    def run(self, prompt: Sequence[int], max_tokens: int) -> Run:
-        """Writes one answer; see Method."""
-        self._llama.reset()
-        if self._drafts is not None:
-            self._drafts.clear()
-        tokens: list[int] = []
-        started = ended = 0.0
-        for token in self._llama.generate(list(prompt), temp=0):
-            ended = time.perf_counter()
-            started = started or ended
-            tokens.append(int(token))
-            if len(tokens) == max_tokens or token == self._llama.token_eos():
-                break
-        timed = len(tokens) - 1
-        if self._drafts is None:
-            return Run(tuple(tokens), ended - started, timed, 0, 0)
-        steps, tested = self._drafts.calls, self._drafts.proposed
-        return Run(tuple(tokens), ended - started, steps, tested, timed - steps)
-
-    def close(self) -> None:
-        """Frees the model."""
-        self._llama.close()
-
-
-class _CountedLookup(LlamaPromptLookupDecoding):  # type: ignore[misc]
-    """Prompt lookup that counts what it proposes; it is asked once before each evaluation."""
-
-    def __init__(self, num_draft: int) -> None:
-        super().__init__(num_pred_tokens=num_draft)
-        self.clear()
-
-    def clear(self) -> None:
-        self.calls = self.proposed = 0
-
-    def __call__(self, input_ids: np.ndarray, /, **options: Any) -> np.ndarray:
-        draft: np.ndarray = super().__call__(input_ids, **options)
-        self.calls += 1
-        self.proposed += len(draft)
-        return draft
-
-
 METHODS: dict[str, Callable[[str, Setup], Method]] = {
     "plain": lambda name, setup: SSSD(name, setup, "off"),
     "sssd": lambda name, setup: SSSD(name, setup, "auto"),
     "llama-cpp-python": LlamaCppPython,
     "llama-cpp-python-lookup": lambda name, setup: LlamaCppPython(name, setup, 10),
     "llama-cpp-python-lookup-2": lambda name, setup: LlamaCppPython(name, setup, 2),
+    LLAMA_SERVER: LlamaServer,
+}
+METHODS |= {
+    f"{LLAMA_SERVER}-{kind}": functools.partial(LlamaServer, kind=kind)
+    for kind in SPECULATION_TYPES
+}
+# Those with a width in their name.
+FAMILIES: dict[str, Callable[[str, Setup, int], Method]] = {
+    "sssd": lambda name, setup, width: SSSD(name, setup, width, PublishedDrafter(width)),
+    "fixed": lambda name, setup, width: SSSD(name, setup, width),
 }
 
 
 def method_factory(name: str) -> Callable[[Setup], Method]:
-    """How a method is loaded, by its name in METHODS or `sssd-WIDTH`; raises ConfigError."""
+    """How a method is loaded, by its name in METHODS, `sssd-WIDTH` or `fixed-WIDTH`.
+
+    Raises ConfigError for any other name.
+    """
     make = METHODS.get(name)
     if make is not None:
         return lambda setup: make(name, setup)
     kind, _, width = name.partition("-")
-    if kind == "sssd" and width.isdigit():
+    if kind in FAMILIES and width.isdigit():
         speculation = parse_speculation(width)
-        return lambda setup: SSSD(name, setup, speculation)
+        if speculation == 1:
+            raise ConfigError(f"{name} drafts nothing; widths are 2 to {MAX_WIDTH}")
+        return lambda setup: FAMILIES[kind](name, setup, int(speculation))
     raise ConfigError(
-        f"{unknown_name('method', name, METHODS)}; known are {', '.join(METHODS)} and sssd-WIDTH"
+        f"{unknown_name('method', name, METHODS)}; known are {', '.join(METHODS)}, sssd-WIDTH and "
+        "fixed-WIDTH"
     )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from bench.methods import Method, Run, Setup, method_factory
+from bench.limit import Limit, measure_limit
+from bench.method import Method, Run, Setup
+from bench.methods import LLAMA_SERVER, method_factory
+from bench.peers_server import server_version
 from bench.traces import TokenTrace, read_traces, select_traces, vocabulary_tokenizer
 from models.replay import ReplayFile, cached_replay_model
 from sssd_local.config import KV_TYPES
@@ -35,8 +39,9 @@ Item = TypeVar("Item")
 class Options:
     """What is run: traces by files, the model by size and quant, methods by names with commas.
 
-    `threads` None is the physical cores, `ctx` None enough for the longest trace. Raises
-    ConfigError for methods or KV types that do not exist.
+    `threads` None is the physical cores, `ctx` None enough for the longest trace, `llama_server`
+    the program of the methods of that name. Raises ConfigError for methods or KV types that do not
+    exist.
     """
 
     traces: tuple[Path, ...]
@@ -51,6 +56,7 @@ class Options:
     ctx: int | None = None
     repeat: int = 1
     kv_type: str = "f16"
+    llama_server: Path | None = None
 
     def __post_init__(self) -> None:
         names = self.names
@@ -60,11 +66,27 @@ class Options:
             method_factory(name)
         if self.kv_type not in KV_TYPES:
             raise ConfigError(f"kv_type must be one of {', '.join(KV_TYPES)}, got {self.kv_type!r}")
+        wanting = [name for name in names if name.startswith(LLAMA_SERVER)]
+        if wanting and self.llama_server is None:
+            raise ConfigError(f"the method {wanting[0]} needs --llama-server PATH")
 
     @property
     def names(self) -> list[str]:
         """The methods' names."""
         return [name.strip() for name in self.methods.split(",") if name.strip()]
+
+    @property
+    def command(self) -> str:
+        """The command line that does the same; files by their names, without their folders."""
+        words = ["python", "-m", "bench", "replay"]
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value is None or item.name == "cache":
+                continue
+            for one in value if isinstance(value, tuple) else [value]:
+                text = one.name if isinstance(one, Path) else str(one)
+                words += [f"--{item.name.replace('_', '-')}", text]
+        return shlex.join(words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +115,11 @@ class Result:
         return f"{self.trace}  {self.task}  {self.method}  {rate}{mark}"
 
 
-def run(options: Options, say: Say) -> tuple[list[Result], dict[str, object]]:
+def run(options: Options, say: Say) -> tuple[list[Result], dict[str, object], Limit]:
     """Does a whole benchmark: chooses traces, finds the model, runs the methods.
 
-    Returns the results and the settings they depend on; `say` hears of traces left out and of each
-    result. Raises SSSDError when nothing can be run.
+    Returns the results, the settings they depend on and the machine's limit; `say` hears of traces
+    left out, of the limit and of each result. Raises SSSDError when nothing can be run.
     """
     tokenize = vocabulary_tokenizer(options.vocab)
     chosen = select_traces(
@@ -117,7 +139,15 @@ def run(options: Options, say: Say) -> tuple[list[Result], dict[str, object]]:
     model = cached_replay_model(
         cache, options.vocab, options.size, options.quant, ctx, num_threads=threads
     )
-    setup = Setup(model=model, ctx=ctx, threads=threads, kv_type=options.kv_type)
+    setup = Setup(
+        model=model,
+        ctx=ctx,
+        threads=threads,
+        kv_type=options.kv_type,
+        llama_server=options.llama_server,
+    )
+    limit = measure_limit(setup)
+    say(limit.line())
     loads = [method_factory(name) for name in options.names]
     results = replay(kept, loads, setup, repeat=options.repeat, say=say)
     settings = asdict(options) | {
@@ -126,9 +156,12 @@ def run(options: Options, say: Say) -> tuple[list[Result], dict[str, object]]:
         "threads": threads,
         "ctx": ctx,
         "skipped": [trace.id for trace in left_out],
+        "command": options.command,
     }
-    del settings["cache"]
-    return results, settings
+    del settings["cache"], settings["llama_server"]
+    if options.llama_server is not None:
+        settings["llama_server"] = server_version(options.llama_server)
+    return results, settings, limit
 
 
 def needed_ctx(traces: Sequence[TokenTrace]) -> int:
@@ -159,16 +192,29 @@ def replay(
     results: list[Result] = []
     with ReplayFile(setup.model) as file, ExitStack() as stack:
         seats = [stack.enter_context(_seated(load, setup, file)) for load in loads]
-        for index, trace in enumerate(traces):
-            file.set_text(trace.answer, len(trace.prompt))
-            runs: dict[str, list[Run]] = {seat.name: [] for seat in seats}
-            for turn in range(repeat):
-                for seat in rotated(seats, index + turn):
-                    runs[seat.name].append(seat.run(trace.prompt, len(trace.answer)))
-            for name, timed in runs.items():
-                results.append(summarise(trace, name, timed))
-                say(results[-1].line())
+        try:
+            for index, trace in enumerate(traces):
+                found = _replay_trace(trace, rotated(seats, index), file, repeat)
+                results += [found[seat.name] for seat in seats]
+                for seat in seats:
+                    say(found[seat.name].line())
+        except KeyboardInterrupt:
+            if not results:
+                raise
+            say("stopped; the traces done so far are reported")
     return results
+
+
+def _replay_trace(
+    trace: TokenTrace, seats: Sequence[_Seat], file: ReplayFile, repeat: int
+) -> dict[str, Result]:
+    """One trace by all methods, the results by their names."""
+    file.set_text(trace.answer, len(trace.prompt))
+    runs: dict[str, list[Run]] = {}
+    for turn in range(repeat):
+        for seat in rotated(seats, turn):
+            runs.setdefault(seat.name, []).append(seat.run(trace.prompt, len(trace.answer)))
+    return {name: summarise(trace, name, timed) for name, timed in runs.items()}
 
 
 def rotated(items: Sequence[Item], start: int) -> list[Item]:

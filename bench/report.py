@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import datetime
 import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from bench.limit import Limit
+from bench.plots import can_plot, plot_against_limit, plot_by_task
 from bench.replay import Result
+from sssd_local import __version__
 
 BASELINE = "plain"
 
@@ -95,6 +100,7 @@ def machine() -> dict[str, Any]:
         "processor": processor(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
+        "sssd_local": __version__,
         "llama_cpp_python": version("llama-cpp-python"),
         "llama_cpp": features.decode() if features else "",
     }
@@ -111,18 +117,50 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def write_report(
-    folder: Path, results: Sequence[Result], settings: Mapping[str, Any]
-) -> tuple[Path, Path]:
-    """Writes results.json and results.md into a folder; `settings` join the machine's facts."""
+    folder: Path, results: Sequence[Result], settings: Mapping[str, Any], limit: Limit
+) -> list[Path]:
+    """Writes results.json, .md and .csv into a folder, and the plots where matplotlib is there.
+
+    `settings` join the machine's facts and the date. Returns the files written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    facts = {**machine(), **settings}
+    facts = {"date": datetime.date.today().isoformat(), **machine(), **settings}
+    sums = summary(results)
     data = {
         "runs": [asdict(result) for result in results],
-        "summary": summary(results),
+        "summary": sums,
+        "limit": limit.as_dict(),
         "machine": facts,
     }
     as_json, as_text = folder / "results.json", folder / "results.md"
     as_json.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     lines = "".join(f"- {key}: {value}\n" for key, value in facts.items())
-    as_text.write_text(f"{table(results)}\n{lines}", encoding="utf-8")
-    return as_json, as_text
+    text = f"{table(results)}\nThe machine's limit: {limit.line()}.\n\n{lines}"
+    as_text.write_text(text, encoding="utf-8")
+    written = [as_json, as_text, write_csv(folder / "results.csv", results)]
+    if can_plot() and results:
+        written += plot_by_task(sums, limit.speedup, folder / "by-task")
+        written += plot_against_limit(speed_points(results), limit, folder / "limit")
+    return written
+
+
+def write_csv(path: Path, results: Sequence[Result]) -> Path:
+    """A row per run, the fields of Result as columns."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [item.name for item in fields(Result)])
+        writer.writeheader()
+        writer.writerows(asdict(result) for result in results)
+    return path
+
+
+def speed_points(results: Sequence[Result]) -> dict[str, list[tuple[float, float]]]:
+    """For each method and, in it, each task: tokens per step and speed-up."""
+    sums = summary(results)
+    points: dict[str, list[tuple[float, float]]] = {}
+    for method, found in sums.items():
+        for task, speedup in found["per_task"].items():
+            here = [r for r in results if (r.method, r.task) == (method, task)]
+            steps = sum(result.steps for result in here)
+            tokens = sum(result.tokens - 1 for result in here)
+            points.setdefault(method, []).append((tokens / max(1, steps), speedup))
+    return points

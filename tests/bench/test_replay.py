@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 from bench import replay as bench
 from bench.__main__ import main
-from bench.methods import Method, Run, Setup, method_factory
+from bench.method import Method, Run, Setup
+from bench.methods import method_factory
 from bench.replay import Options, fitting, needed_ctx, replay, rotated, run, summarise
 from bench.traces import TokenTrace
 from models.replay import ReplayFile, cached_replay_model
@@ -22,7 +23,9 @@ from models.tiny import write_tiny_llama
 from sssd_local.errors import ConfigError, ModelError, SSSDError
 from sssd_local.files import HOME_VARIABLE
 
-METHODS = "plain,sssd,sssd-4,llama-cpp-python,llama-cpp-python-lookup,llama-cpp-python-lookup-2"
+METHODS = (
+    "plain,sssd,fixed-4,sssd-8,llama-cpp-python,llama-cpp-python-lookup,llama-cpp-python-lookup-2"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +122,7 @@ def fake_run(folder: Path, modes: Sequence[str], repeat: int = 1) -> tuple[list[
 
 def test_end_to_end(folder: Path) -> None:
     said: list[str] = []
-    results, settings = run(options(folder, methods=METHODS), said.append)
+    results, settings, limit = run(options(folder, methods=METHODS), said.append)
 
     names = METHODS.split(",")
     assert [(r.trace, r.method) for r in results] == [
@@ -128,16 +131,19 @@ def test_end_to_end(folder: Path) -> None:
     assert all(result.identical for result in results)
     assert all(result.seconds > 0 for result in results)
     assert [result.task for result in results[:: len(names)]] == ["copy", "copy", "prose"]
-    assert len(said) == len(results)
+    assert said[0] == limit.line()
+    assert said[1:] == [result.line() for result in results]
     assert settings["traces"] == ["traces.jsonl"]
     assert settings["ctx"] == 256
     assert "cache" not in settings
+    assert "llama_server" not in settings
+    assert settings["command"] == options(folder, methods=METHODS).command
 
     by_method = {result.method: result for result in results if result.trace == "t0"}
     timed = by_method["plain"].tokens - 1
     for name in ("plain", "llama-cpp-python"):
         assert (by_method[name].steps, by_method[name].tested) == (timed, 0)
-    for name in ("sssd-4", "llama-cpp-python-lookup"):
+    for name in ("fixed-4", "sssd-8", "llama-cpp-python-lookup"):
         assert by_method[name].steps + by_method[name].accepted == timed
         assert 0 < by_method[name].accepted <= by_method[name].tested
 
@@ -240,6 +246,9 @@ def test_an_answer_broken_off_at_once_still_has_a_time() -> None:
         ({"methods": ""}, "at least one method"),
         ({"methods": "plain,plain"}, "each only once"),
         ({"methods": "sssd-65"}, "width from 1 to 64"),
+        ({"methods": "fixed-1"}, "fixed-1 drafts nothing"),
+        ({"methods": "llama-server-ngram-mod"}, "needs --llama-server PATH"),
+        ({"methods": "llama-server-ngram"}, "unknown method"),
         ({"methods": "sssd-wide"}, "unknown method 'sssd-wide'"),
         ({"kv_type": "q4_0"}, "kv_type must be one of f32, f16, q8_0"),
     ],
@@ -256,7 +265,7 @@ def test_a_method_keeps_its_name_and_stops_where_it_should(folder: Path) -> None
     setup = Setup(model=model, ctx=256, threads=1)
     with ReplayFile(model) as file:
         file.set_text([7, 8, 9], 4)
-    for name in ("sssd-2", "llama-cpp-python-lookup-2"):
+    for name in ("sssd-2", "fixed-2", "llama-cpp-python-lookup-2"):
         method = method_factory(name)(setup)
         try:
             assert method.name == name
@@ -264,3 +273,38 @@ def test_a_method_keeps_its_name_and_stops_where_it_should(folder: Path) -> None
             assert method.run([1, 5, 6, 7], 3).token_ids == (7, 8, 9)
         finally:
             method.close()
+
+
+def test_the_command_can_be_given_again(folder: Path) -> None:
+    chosen = options(folder, per_task=2, llama_server=folder / "llama server")
+    assert chosen.command == (
+        "python -m bench replay --traces traces.jsonl --vocab vocab.gguf --size tiny --quant Q8_0 "
+        "--methods llama-cpp-python --per-task 2 --min-tokens 8 --threads 1 --repeat 1 "
+        "--kv-type f16 --llama-server 'llama server'"
+    )
+
+
+def test_stopping_keeps_the_traces_that_are_done(folder: Path) -> None:
+    model = cached_replay_model(folder / "cache", folder / "vocab.gguf", "tiny", "Q8_0", 512)
+    traces = [TokenTrace(name, "x", (1, 5, 6), (7, 8, 9)) for name in "abc"]
+    setup = Setup(model=model, ctx=512, threads=1)
+
+    class Stops(Fake):
+        """Stopped by the user in the turn of that number, the warm-up's included."""
+
+        def run(self, prompt: Sequence[int], max_tokens: int) -> Run:
+            if self._log.count("run sees") == last:
+                raise KeyboardInterrupt
+            return super().run(prompt, max_tokens)
+
+    said: list[str] = []
+    last = 2
+    loads: list[bench.Load] = [lambda setup: Stops(setup, "sees", log)]
+    log: list[str] = []
+    results = replay(traces, loads, setup, say=said.append)
+    assert [result.trace for result in results] == ["a"]
+    assert said[-1] == "stopped; the traces done so far are reported"
+    last = 1
+    log = []
+    with pytest.raises(KeyboardInterrupt):
+        replay(traces, loads, setup)

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from datetime import date
 from pathlib import Path
 
 import pytest
 
+from bench.limit import Limit
+from bench.plots import can_plot
 from bench.replay import Result
-from bench.report import baseline_of, machine, processor, summary, table, write_report
+from bench.report import (
+    baseline_of,
+    machine,
+    processor,
+    speed_points,
+    summary,
+    table,
+    write_report,
+)
 
 RUN_FIELDS = [
     "trace",
@@ -92,9 +104,20 @@ def test_nothing_run() -> None:
 
 def test_files(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "out"
-    as_json, as_text = write_report(folder, RESULTS, {"threads": 2, "size": "1b"})
+    limit = Limit({1: 1.0, 4: 2.0}, 0.01)
+    as_json, as_text, as_csv, *plots = write_report(
+        folder, RESULTS, {"threads": 2, "size": "1b"}, limit
+    )
+    names = ["by-task.png", "by-task.svg", "limit.png", "limit.svg"]
+    assert [plot.name for plot in plots] == (names if can_plot() else [])
+    with as_csv.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["seconds"] for row in rows] == ["2.0", "1.0", "6.0", "4.0", "4.0", "0.5"]
+    assert list(rows[0]) == RUN_FIELDS
     data = json.loads(as_json.read_text(encoding="utf-8"))
-    assert list(data) == ["runs", "summary", "machine"]
+    assert list(data) == ["runs", "summary", "limit", "machine"]
+    assert data["limit"] == limit.as_dict()
+    assert date.fromisoformat(data["machine"]["date"])
     assert [list(run) for run in data["runs"]] == [RUN_FIELDS] * 6
     assert data["runs"][3]["identical"] is False
     assert data["summary"] == summary(RESULTS)
@@ -103,6 +126,7 @@ def test_files(tmp_path: Path) -> None:
     text = as_text.read_text(encoding="utf-8")
     assert text.startswith(table(RESULTS))
     assert "- size: 1b\n" in text
+    assert f"The machine's limit: {limit.line()}.\n" in text
 
 
 def test_processor_names(tmp_path: Path) -> None:
@@ -121,4 +145,12 @@ def machine_name() -> str:
 
 def test_machine_says_nothing_about_the_user() -> None:
     facts = machine()
-    assert set(facts) == {"processor", "system", "python", "llama_cpp_python", "llama_cpp"}
+    versions = {"python", "sssd_local", "llama_cpp_python", "llama_cpp"}
+    assert set(facts) == {"processor", "system"} | versions
+
+
+def test_points_are_tokens_a_step_and_speedup() -> None:
+    assert speed_points(RESULTS) == {
+        "plain": [(40 / 20, 1.0), (10 / 10, 1.0)],
+        "sssd": [(40 / 20, 8.0 / 5.0), (10 / 10, 8.0)],
+    }

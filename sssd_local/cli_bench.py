@@ -1,0 +1,122 @@
+"""`sssd-local bench`: what speculation brings for a model on this machine."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sssd_local.cli_info import print_lines
+from sssd_local.cli_options import option
+from sssd_local.config import KV_TYPES
+
+if TYPE_CHECKING:
+    from sssd_local.measure import Measurement
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.argument("model", type=click.Path())
+@click.option("--prompts", type=_FILE, help="JSON, texts by kind [a set of four kinds].")
+@click.option(
+    "--tokens",
+    default=128,
+    show_default=True,
+    type=click.IntRange(2),
+    help="Longest answer to each prompt.",
+)
+@click.option(
+    "--repeats",
+    default=3,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Rounds through all prompts; medians are told.",
+)
+@click.option("--csv", "csv_file", type=_FILE, help="Write a row per answer here.")
+@click.option("--json", "json_file", type=_FILE, help="Write all figures here.")
+@click.option("--plot", "plot_file", type=_FILE, help="Draw a .png, .svg or .pdf.")
+@option("--ctx", type=int, help="Context in tokens [the model's, as memory allows].")
+@option("--threads", type=int, help="CPU threads [physical cores].")
+@option("--gpu-layers", type=int, help="Layers on the GPU; -1 is all [all, if there is one].")
+@option(
+    "--kv-type",
+    type=click.Choice(KV_TYPES),
+    default="f16",
+    help="Number type of the KV cache.",
+)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def bench(
+    model: str,
+    prompts: Path | None,
+    tokens: int,
+    repeats: int,
+    csv_file: Path | None,
+    json_file: Path | None,
+    plot_file: Path | None,
+    **options: Any,
+) -> None:
+    """Measures MODEL with speculation off and auto, and compares the answers.
+
+    Greedy answers to the same prompts in turn, decode time only. Ctrl-C ends early and tells what
+    is known by then.
+    """
+    from sssd_local import measure_report as report
+    from sssd_local.llm import LLM
+    from sssd_local.measure import Measurement, measure, read_prompts
+
+    found = Measurement(read_prompts(prompts))
+    if plot_file is not None:
+        report.check_plot(plot_file)
+    stopped = False
+    with LLM(model, **options) as llm:
+        try:
+            measure(llm, found, num_tokens=tokens, repeats=repeats, say=_say)
+        except KeyboardInterrupt:
+            stopped = True
+    _wipe()
+    lines = report.sentences(found)
+    print_lines([*filter(None, [report.table(found)]), *lines])
+    _write(json_file, lambda path: _write_json(path, found))
+    _write(csv_file, lambda path: report.write_csv(path, found))
+    if found.compared or not stopped:
+        _write(plot_file, lambda path: report.write_plot(path, found))
+    if stopped:
+        raise KeyboardInterrupt
+
+
+def _write_json(path: Path, found: Measurement) -> None:
+    from sssd_local.measure_report import as_dict
+
+    path.write_text(json.dumps(as_dict(found), indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _write(path: Path | None, write: Callable[[Path], None]) -> None:
+    from sssd_local.errors import SSSDError
+
+    if path is None:
+        return
+    try:
+        write(path)
+    except OSError as error:
+        raise SSSDError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _say(text: str) -> None:
+    if _shows():
+        click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+
+
+def _wipe() -> None:
+    if _shows():
+        click.echo("\r\x1b[K", nl=False, err=True)
+
+
+def _shows() -> bool:
+    with suppress(ValueError):
+        return sys.stderr is not None and sys.stderr.isatty()
+    return False
