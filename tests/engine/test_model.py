@@ -189,7 +189,7 @@ def test_gpus_are_chosen(
     model._choose_gpus(params, ModelConfig(**options))
     assert (params.main_gpu, params.split_mode) == (main_gpu, split_mode)
     assert (list(params.tensor_split) if params.tensor_split else None) == shares
-    with pytest.raises(ModelError, match="has 3 shares, this .* build knows at most 2 GPUs"):
+    with pytest.raises(ModelError, match=r"has 3 shares, this .* build knows at most 2 GPUs"):
         model._choose_gpus(params, ModelConfig(tensor_split=(1, 1, 1)))
     model.close()
 
