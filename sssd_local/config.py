@@ -112,6 +112,8 @@ def parse_speculation(value: str | int) -> str | int:
 
 def parse_adapters(value: object) -> tuple[tuple[str, float], ...]:
     """LoRA adapters as (path, scale): from paths, `path=scale` texts, pairs or a list of these."""
+    if value is None:
+        return ()
     if isinstance(value, (str, os.PathLike)) or _is_pair(value):
         value = (value,)
     _require(isinstance(value, Iterable), f"lora must be paths of LoRA adapters, got {value!r}")
@@ -137,6 +139,8 @@ def _adapter(item: object) -> tuple[str, float]:
 
 def parse_split(value: object) -> tuple[float, ...]:
     """Shares of the model for each GPU: numbers, or a text like `3,1`."""
+    if value is None:
+        return ()
     parts = value.split(",") if isinstance(value, str) else value
     _require(isinstance(parts, Iterable), f"tensor_split must be numbers like 3,1, got {value!r}")
     try:

@@ -201,6 +201,7 @@ def test_every_field_has_a_good_and_a_bad_value_above() -> None:
     ("given", "kept"),
     [
         ((), ()),
+        (None, ()),
         ("a.gguf", (("a.gguf", 1.0),)),
         (Path("a.gguf"), (("a.gguf", 1.0),)),
         ("a.gguf=0.5", (("a.gguf", 0.5),)),
@@ -217,6 +218,7 @@ def test_adapters_are_named_in_several_ways(given: Any, kept: Any) -> None:
 
 
 def test_shares_are_read_from_text() -> None:
+    assert ModelConfig(tensor_split=None).tensor_split == ()  # type: ignore[arg-type]
     assert ModelConfig(tensor_split="3, 1").tensor_split == (3.0, 1.0)  # type: ignore[arg-type]
     assert ModelConfig(tensor_split=[1, 2]).tensor_split == (1.0, 2.0)  # type: ignore[arg-type]
 
