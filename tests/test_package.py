@@ -126,7 +126,9 @@ def test_nothing_shipped_needs_what_is_not_installed_with_it() -> None:
             top = module.split(".")[0]
             assert top not in ("models", "bench", "tests"), path.name
             assert top not in ("socket", "ssl", "http", "urllib", "requests"), path.name
-            assert top in ("psutil", "msvcrt", "matplotlib") or find_spec(top) is not None, path.name
+            assert top in ("psutil", "msvcrt", "matplotlib") or find_spec(top) is not None, (
+                path.name
+            )
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
