@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.method import Setup
 from sssd_local.config import MAX_WIDTH
-from sssd_local.engine.context import Context
+from sssd_local.engine.rig import ContextRig
 from sssd_local.errors import ConfigError
 from sssd_local.llm import LLM
 
@@ -90,37 +90,19 @@ def measure_limit(setup: Setup, rounds: int = ROUNDS) -> Limit:
         ) as llm,
         llm.engine() as engine,
     ):
-        context = engine.context
+        context, rig = engine.context, ContextRig(engine.context)
         start = max(1, min(CONTEXT_TOKENS, context.ctx - MAX_WIDTH))
         widths = [width for width in WIDTHS if start + width <= context.ctx]
         try:
-            _fill(context, start)
+            rig.fill(start)
             seconds: dict[int, list[float]] = {width: [] for width in widths}
             for number in range(rounds + 1):
                 for width in widths:
-                    spent = _time(context, width, start)
+                    rig.decode(width)
                     # The first round warms up.
                     if number:
-                        seconds[width].append(spent)
+                        seconds[width].append(context.decode_seconds)
         finally:
             engine.reset()
     medians = {width: statistics.median(times) for width, times in seconds.items()}
     return Limit({width: time / medians[1] for width, time in medians.items()}, medians[1])
-
-
-def _fill(context: Context, length: int) -> None:
-    context.clear()
-    context.decode_prompt(np.zeros(length, np.int32), 0, logits=True)
-    for sequence in range(1, context.num_sequences):
-        context.copy(0, sequence, 0, length)
-
-
-def _time(context: Context, width: int, start: int) -> float:
-    """Seconds of one verify batch of `width` tokens from position `start` on, rolled back."""
-    if width == 1:
-        context.decode_one(0, start)
-    else:
-        positions = np.arange(start, start + width, dtype=np.int32)
-        context.decode_rows(np.zeros(width, np.int32), positions, None)
-    context.remove(-1, start)
-    return context.decode_seconds

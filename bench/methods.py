@@ -11,6 +11,7 @@ from bench.peers_python import LlamaCppPython
 from bench.peers_server import SPECULATION_TYPES, LlamaServer
 from bench.peers_sssd import PublishedDrafter
 from sssd_local.config import MAX_WIDTH, parse_speculation, unknown_name
+from sssd_local.draft.calibrate import Calibration
 from sssd_local.draft.drafter import Drafter
 from sssd_local.errors import ConfigError
 from sssd_local.llm import LLM
@@ -37,9 +38,11 @@ class SSSD:
             kv_type=setup.kv_type,
             speculation=speculation,
         )
-        if drafter is not None:
-            with self._llm.engine() as engine:
+        with self._llm.engine() as engine:
+            if drafter is not None:
                 engine.drafter = drafter
+            # Odds that were kept may have been learned from these very answers.
+            engine.drafter.calibration = Calibration()
 
     def run(self, prompt: Sequence[int], max_tokens: int) -> Run:
         """Writes one answer; see Method."""

@@ -6,8 +6,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from sssd_local.config import MAX_WIDTH, ModelConfig
 from sssd_local.draft.calibrate import Calibration
 from sssd_local.engine.backend import build_name
@@ -100,7 +98,7 @@ def measured_costs(
         context.set_threads(profile.threads, profile.threads_batch)
         return Measured(CostModel.from_points(profile.points), profile, key, model.path.name)
     max_width = min(MAX_WIDTH, context.ctx)
-    points = run_probe(lambda width: _decode(context, width), max_width=max_width)
+    points = run_probe(ContextRig(context).decode, max_width=max_width)
     context.clear()
     if points and is_reliable(points, max_width):
         profile = Profile(tuple(points), threads, threads_batch)
@@ -160,9 +158,3 @@ def full_probe(
     )
     store.save(key, profile, model.path.name)
     return profile
-
-
-def _decode(context: Context, width: int) -> None:
-    tokens = np.zeros(width, np.int32)
-    context.decode_rows(tokens, np.arange(width, dtype=np.int32), None)
-    context.clear()

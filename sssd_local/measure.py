@@ -248,6 +248,6 @@ def _limit(llm: LLM) -> float | None:
     with llm.engine() as engine:
         if not engine.sizer.cost.is_measured:
             return None
-        costs = engine.sizer.costs(min(LIMIT_CONTEXT_TOKENS, engine.context.ctx))
+        costs = engine.sizer.cost.curve(min(LIMIT_CONTEXT_TOKENS, engine.context.ctx))
     gains = np.arange(1, len(costs) + 1) * float(costs[0]) / costs
     return float(gains.max())

@@ -29,14 +29,13 @@ _CELL = struct.Struct("<iIi")
 class CellLayout:
     """The bytes of a sequence's state with one cell, taken apart (llama.cpp, llama-kv-cache.cpp).
 
-    `tensors`: for each K and V its header and the bytes of one cell; a transposed V has
-    the cells of each of its rows together, so its rows count.
+    `tensors`: for each K and V its header and the bytes of one cell.
     """
 
     head: bytes
     cell: bytes
     middle: bytes
-    tensors: tuple[tuple[bytes, int, int], ...]
+    tensors: tuple[tuple[bytes, int], ...]
 
     def state(self, num_cells: int) -> UInt8Array:
         """The state of a sequence of `num_cells` cells of zeros at positions 0, 1, ..."""
@@ -46,11 +45,11 @@ class CellLayout:
         cells[:, 0] = np.arange(num_cells)
         cells[:, 1], cells[:, 2] = sequences, owner
         start = _HEAD.pack(magic, sequence, streams, num_cells) + cells.tobytes() + self.middle
-        size = len(start) + sum(len(head) + num_cells * per for head, per, _ in self.tensors)
+        size = len(start) + sum(len(head) + num_cells * per for head, per in self.tensors)
         state = np.zeros(size, np.uint8)
         state[: len(start)] = np.frombuffer(start, np.uint8)
         place = len(start)
-        for head, per_cell, _ in self.tensors:
+        for head, per_cell in self.tensors:
             state[place : place + len(head)] = np.frombuffer(head, np.uint8)
             place += len(head) + num_cells * per_cell
         return state
@@ -76,17 +75,16 @@ def _read_layout(state: bytes) -> CellLayout | None:
     is_transposed, num_layers = struct.unpack_from("<II", state, place)
     middle = state[place : place + 8]
     place += 8
-    tensors: list[tuple[bytes, int, int]] = []
+    tensors: list[tuple[bytes, int]] = []
     for number in range(2 * num_layers):
         is_value = number >= num_layers
         if is_value and is_transposed:
             _, element, rows = struct.unpack_from("<iII", state, place)
-            head, per_cell = state[place : place + 12], element * rows
+            per_cell = element * rows
         else:
             _, per_cell = struct.unpack_from("<iQ", state, place)
-            head, rows = state[place : place + 12], 1
+        tensors.append((state[place : place + 12], per_cell))
         place += 12 + per_cell
-        tensors.append((head, per_cell, rows))
     if place != len(state):
         return None
     return CellLayout(
@@ -143,7 +141,7 @@ class ContextRig:
         layout = self._layout
         if layout is None:
             return False
-        if num_cells * sum(per_cell for _, per_cell, _ in layout.tensors) > MAX_STATE_BYTES:
+        if num_cells * sum(per_cell for _, per_cell in layout.tensors) > MAX_STATE_BYTES:
             return False
         self._context.clear()
         state = layout.state(num_cells)

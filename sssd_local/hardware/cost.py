@@ -72,8 +72,8 @@ class CostModel:
         worst[1] = 0.0
         self._covariance = np.diag([worst[width] ** 2 for width in self._widths])
         self._covariance += MACHINE_PRIOR**2
-        self._slope = _slope(self._base[0])
-        self._covariance += np.outer(self._slope, self._slope) * SLOPE_PRIOR**2
+        self._slope_covariance = _slope_covariance(self._base[0])
+        self._covariance += self._slope_covariance * SLOPE_PRIOR**2
         self._run: list[float] = []
         # Observed steps so far, and which of them was the last of each width.
         self._num_seen = 0
@@ -220,7 +220,7 @@ class CostModel:
         covariance += MACHINE_DRIFT**2
         if column:
             covariance[column, column] += WIDTH_DRIFT**2
-            covariance += np.outer(self._slope, self._slope) * SLOPE_DRIFT**2
+            covariance += self._slope_covariance * SLOPE_DRIFT**2
         self._open(column, surprise)
         row = covariance[column].copy()
         variance = row.item(column) + STEP_NOISE**2
@@ -245,7 +245,7 @@ class CostModel:
         shift = median(self._run) ** 2
         self._covariance += shift
         if column:
-            self._covariance += np.outer(self._slope, self._slope) * shift
+            self._covariance += self._slope_covariance * shift
             self._covariance[column, column] += shift / 4
         self._run.clear()
 
@@ -278,7 +278,7 @@ class CostModel:
         self._covariance[column] = self._covariance[near]
         self._covariance[:, column] = self._covariance[:, near]
         self._covariance[column, column] = self._covariance[near, near] + UNMEASURED_PRIOR**2
-        self._slope = _slope(self._base[0])
+        self._slope_covariance = _slope_covariance(self._base[0])
         self._index()
         return column
 
@@ -293,10 +293,11 @@ class CostModel:
         self._known = np.full(len(columns), math.inf)
 
 
-def _slope(seconds: Float64Array) -> Float64Array:
-    """By how much, in log space, each width moves if the cost per extra token grows e-fold."""
-    share: Float64Array = 1.0 - np.minimum(1.0, seconds[0] / seconds)
-    return share
+def _slope_covariance(seconds: Float64Array) -> Float64Array:
+    """The covariance of the widths' logs where the log cost of an extra token has variance 1."""
+    share = 1.0 - np.minimum(1.0, seconds[0] / seconds)
+    covariance: Float64Array = np.outer(share, share)
+    return covariance
 
 
 def _tabulate(points: list[ProbePoint], contexts: list[int], widths: list[int]) -> Float64Array:

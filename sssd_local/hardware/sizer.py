@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from statistics import median
 
 import numpy as np
@@ -44,7 +45,9 @@ class Sizer:
         self._since_lesson = 0.0
         self._idle = 0
         self._skipped = 0
+        # Of a draft, smoothed, and of a one-token step at the last context length.
         self._draft_seconds = 0.0
+        self._step_seconds = math.inf
         self._since_try = 0
         self._tries = 0
         self._is_try = False
@@ -69,9 +72,9 @@ class Sizer:
     def _skips(self) -> bool:
         if self._idle < IDLE_STEPS or not self.cost.is_measured:
             return False
-        plain = self.cost.curve(0).item(0)
+        affordable = self._draft_seconds / (IDLE_SHARE * self._step_seconds)
         self._skipped += 1
-        if self._skipped < min(MAX_SKIPPED, self._draft_seconds / (IDLE_SHARE * plain)):
+        if self._skipped < min(MAX_SKIPPED, affordable):
             return True
         self._skipped = 0
         return False
@@ -115,6 +118,7 @@ class Sizer:
         width = len(probs) + 1
         costs = self.cost.curve(context_length)
         plain, predicted = costs.item(0), costs.item(width - 1)
+        self._step_seconds = plain
         if draft_seconds > 0:
             self._draft_seconds += (draft_seconds - self._draft_seconds) / 8
         if width > 1:
