@@ -6,12 +6,10 @@ import errno
 import io
 import json
 import os
-import shutil
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +20,7 @@ from sssd_local.cli_guard import EXIT_USAGE, discard_stdout, guarded
 from sssd_local.cli_info import info
 from sssd_local.cli_options import read_text, run_options, split
 from sssd_local.cli_probe import probe
+from sssd_local.cli_status import StatusLine, is_terminal
 from sssd_local.errors import ConfigError, SSSDError
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ def _check_chat(raw: bool, values: dict[str, Any]) -> None:
     """Raises UsageError where no chat is possible."""
     from sssd_local.chat.markdown import can_render
 
-    if not _is_terminal(sys.stdin):
+    if not is_terminal(sys.stdin):
         raise click.UsageError("give a PROMPT, or pipe one to stdin")
     if raw:
         raise click.UsageError("--raw needs a PROMPT; a chat goes through a template")
@@ -201,7 +200,7 @@ def _print_answer(
         progress.end()
         answer.end_line()
     if final is not None:
-        _print_stats(final, stats or ("line" if _is_terminal(sys.stderr) else "none"))
+        _print_stats(final, stats or ("line" if is_terminal(sys.stderr) else "none"))
 
 
 class _Answer:
@@ -260,10 +259,6 @@ def _check_text(what: str, text: str) -> None:
         ) from error
 
 
-def _is_terminal(stream: TextIO | None) -> bool:
-    return stream is not None and not stream.closed and stream.isatty()
-
-
 def _with_stdin(prompt: str | None) -> str | None:
     """The prompt with what was piped before it; None when there is neither."""
     piped = _read_stdin()
@@ -291,31 +286,20 @@ def _read_stdin() -> str:
         ) from error
 
 
-class _Progress:
-    """One line on a terminal's stderr about work that takes long, wiped when it is done."""
+class _Progress(StatusLine):
+    """What an answer waits for."""
 
     def __init__(self) -> None:
-        self._shown = False
-        self._start = time.monotonic()
+        super().__init__(QUIET_SECONDS)
 
     def load(self, fraction: float) -> None:
-        self._show(f"loading the model: {100 * fraction:.0f} %")
+        self.show(f"loading the model: {100 * fraction:.0f} %")
 
     def prompt(self, done: int, total: int) -> None:
-        self._show(f"reading the prompt: {done} of {total} tokens")
+        self.show(f"reading the prompt: {done} of {total} tokens")
 
     def end(self) -> None:
-        if self._shown:
-            click.echo("\r\x1b[K", nl=False, err=True)
-        self._shown, self._start = False, time.monotonic()
-
-    def _show(self, text: str) -> None:
-        is_due = time.monotonic() - self._start > QUIET_SECONDS
-        if is_due and _is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb":
-            # A line that wraps could not be wiped.
-            columns = shutil.get_terminal_size().columns
-            click.echo(f"\r\x1b[K{text[: columns - 1]}", nl=False, err=True)
-            self._shown = True
+        self.wipe()
 
 
 main.command("info")(guarded(info))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +11,7 @@ import click
 
 from sssd_local.cli_info import print_lines
 from sssd_local.cli_options import option
+from sssd_local.cli_status import StatusLine
 from sssd_local.config import KV_TYPES
 
 if TYPE_CHECKING:
@@ -72,13 +71,13 @@ def bench(
     found = Measurement(read_prompts(prompts))
     if plot_file is not None:
         report.check_plot(plot_file)
-    stopped = False
+    stopped, status = False, StatusLine()
     with LLM(model, **options) as llm:
         try:
-            measure(llm, found, num_tokens=tokens, repeats=repeats, say=_say)
+            measure(llm, found, num_tokens=tokens, repeats=repeats, say=status.show)
         except KeyboardInterrupt:
             stopped = True
-    _wipe()
+    status.wipe()
     lines = report.sentences(found)
     print_lines([*filter(None, [report.table(found)]), *lines])
     _write(json_file, lambda path: _write_json(path, found))
@@ -104,19 +103,3 @@ def _write(path: Path | None, write: Callable[[Path], None]) -> None:
         write(path)
     except OSError as error:
         raise SSSDError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def _say(text: str) -> None:
-    if _shows():
-        click.echo(f"\r\x1b[K{text}", nl=False, err=True)
-
-
-def _wipe() -> None:
-    if _shows():
-        click.echo("\r\x1b[K", nl=False, err=True)
-
-
-def _shows() -> bool:
-    with suppress(ValueError):
-        return sys.stderr is not None and sys.stderr.isatty()
-    return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import click
 
 from sssd_local.cli_info import print_lines
 from sssd_local.cli_options import option
+from sssd_local.cli_status import StatusLine
 from sssd_local.config import KV_TYPES
 from sssd_local.errors import SSSDError
 
@@ -98,16 +98,16 @@ def _measure(path: str, fresh: bool, options: Mapping[str, Any]) -> dict[str, An
     config = ModelConfig(**options)
     threads = config.threads or default_threads()
     threads_batch = config.threads_batch or threads
-    model = Model(path, config)
+    model, status = Model(path, config), StatusLine()
     context = None
     try:
         kept = None if fresh else profile_store().load(key_of(model, config))
         if kept is None or not kept.is_full:
             context = Context(model, config, threads, threads_batch)
-            with _stoppable() as should_stop, _progress() as progress:
+            with _stoppable() as should_stop:
                 kept = full_probe(
-                    model, context, config, threads, threads_batch,
-                    should_stop=should_stop, progress=progress,
+                    model, context, config, threads, threads_batch, should_stop=should_stop,
+                    progress=lambda share, doing: status.show(f"measuring {share:4.0%} {doing}"),
                 )  # fmt: skip
         if kept is None:
             raise SSSDError("nothing was measured before it was stopped; let it run a little")
@@ -116,6 +116,7 @@ def _measure(path: str, fresh: bool, options: Mapping[str, Any]) -> dict[str, An
             kept.threads, kept.threads_batch, kept.points, kept.branch_seconds, kept.is_full,
         )  # fmt: skip
     finally:
+        status.wipe()
         if context is not None:
             context.close()
         model.close()
@@ -235,20 +236,3 @@ def _stoppable() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(asked)
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[float, str], None]]:
-    is_shown = sys.stderr.isatty()
-
-    def show(fraction: float, doing: str) -> None:
-        if is_shown:
-            sys.stderr.write(f"\r\x1b[Kmeasuring {fraction:4.0%} {doing}")
-            sys.stderr.flush()
-
-    try:
-        yield show
-    finally:
-        if is_shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()

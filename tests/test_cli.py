@@ -288,7 +288,8 @@ def test_impossible_options_are_usage_errors(
 def chats(fake: type[FakeLLM], monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What chats were started with."""
     started: list[dict[str, Any]] = []
-    monkeypatch.setattr(sssd_local.cli, "_is_terminal", lambda stream: True)
+    for module in (sssd_local.cli, sssd_local.cli_status):
+        monkeypatch.setattr(module, "is_terminal", lambda stream: True)
     monkeypatch.setattr("sssd_local.chat.repl.run_repl", lambda llm, **how: started.append(how))
     return started
 
@@ -380,7 +381,8 @@ READING = "\r\x1b[Kreading the prompt: 1 of 2 tokens\r\x1b[K"
 def test_long_work_is_shown_on_a_terminal_and_wiped(
     fake: type[FakeLLM], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sssd_local.cli, "_is_terminal", lambda stream: True)
+    for module in (sssd_local.cli, sssd_local.cli_status):
+        monkeypatch.setattr(module, "is_terminal", lambda stream: True)
     monkeypatch.setattr(sssd_local.cli, "QUIET_SECONDS", -1.0)
     # Escapes are kept, as click does for a terminal.
     result = CliRunner().invoke(main, ["run", "m.gguf", "hi"], color=True)
@@ -389,7 +391,8 @@ def test_long_work_is_shown_on_a_terminal_and_wiped(
 
 
 def test_quick_work_is_not_shown(fake: type[FakeLLM], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sssd_local.cli, "_is_terminal", lambda stream: True)
+    for module in (sssd_local.cli, sssd_local.cli_status):
+        monkeypatch.setattr(module, "is_terminal", lambda stream: True)
     monkeypatch.setattr(sssd_local.cli, "QUIET_SECONDS", 1e9)
     assert call("m.gguf", "hi").stderr == "0 tokens\n"
     assert call("m.gguf", "hi", "--stats", "none").stderr == ""
