@@ -29,6 +29,7 @@ MAX_SKIPPED = 32
 TRY_STEPS = 128
 GAP_STEPS = 96
 MAX_TRIES = 4
+RETRY_STEPS = 8
 # A try this much cheaper than expected is repeated at once.
 CHEAPER = 0.85
 
@@ -121,6 +122,9 @@ class Sizer:
         self._step_seconds = plain
         if draft_seconds > 0:
             self._draft_seconds += (draft_seconds - self._draft_seconds) / 8
+        if width == 1 and self._is_try:
+            # There was no draft to try it on; looking at every step would cost more than it finds.
+            self._since_try = TRY_STEPS - RETRY_STEPS
         if width > 1:
             self.cost.observe(width, context_length, decode_seconds)
             if self._is_try:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from sssd_local.hardware.cost import CostModel
 from sssd_local.hardware.probe import ProbePoint
-from sssd_local.hardware.sizer import Sizer
+from sssd_local.hardware.sizer import (
+    IDLE_SHARE,
+    IDLE_STEPS,
+    MAX_SKIPPED,
+    RETRY_STEPS,
+    TRY_STEPS,
+    Sizer,
+)
 
 
 def cost_model(*seconds: float, error: float = 0.01) -> CostModel:
@@ -82,3 +91,47 @@ def test_plain_seconds_are_known_once_measured() -> None:
     assert sizer.plain_seconds(0) is None
     sizer.observe(probs(), 0, 0, 0.5, 0.0)
     assert sizer.plain_seconds(0) == pytest.approx(0.5)
+
+
+def idle(sizer: Sizer, num_steps: int, draft_seconds: float) -> list[tuple[bool, bool]]:
+    """For each of so many steps without candidates: whether it drafts, and whether it tries."""
+    seen = []
+    for _ in range(num_steps):
+        drafts = sizer.allows()
+        hopeful = False
+        if drafts:
+            costs = sizer.costs(0)
+            hopeful = costs is not sizer.cost.curve(0)
+            assert sizer.choose(np.zeros(0, np.float32), costs) == 0
+        sizer.observe(
+            np.zeros(0, np.float32), 0, 0, sizer.cost.seconds(1, 0), draft_seconds if drafts else 0
+        )
+        seen.append((drafts, hopeful))
+    return seen
+
+
+def test_a_try_without_a_draft_is_repeated_some_steps_later() -> None:
+    sizer = Sizer(cost_model(1.0, 1.8, 2.4, 2.1))
+    seen = idle(sizer, 3 * TRY_STEPS, 1e-9)
+    tries = [number for number, (_, hopeful) in enumerate(seen) if hopeful]
+    assert tries[0] == TRY_STEPS
+    assert {after - before for before, after in pairwise(tries)} == {RETRY_STEPS + 1}
+
+
+def test_dear_drafting_is_thinned_out_while_nothing_pays() -> None:
+    sizer = Sizer(cost_model(1.0, 1.8, 2.4, 2.1))
+    step = sizer.cost.seconds(1, 0)
+    drafted = [drafts for drafts, _ in idle(sizer, 2000, 0.05 * step)]
+    assert all(drafted[:IDLE_STEPS])
+    # 5 % of a step every fifth step is the share allowed.
+    assert sum(drafted[IDLE_STEPS:]) == pytest.approx((2000 - IDLE_STEPS) / 5, rel=0.05)
+    dearer = Sizer(cost_model(1.0, 1.8, 2.4, 2.1))
+    seen = [drafts for drafts, _ in idle(dearer, 2000, 0.5 * step)]
+    assert sum(seen[IDLE_STEPS:]) == pytest.approx((2000 - IDLE_STEPS) / MAX_SKIPPED, rel=0.05)
+    assert IDLE_SHARE == 0.01
+
+
+def test_cheap_drafting_is_not_thinned_out() -> None:
+    sizer = Sizer(cost_model(1.0, 1.8, 2.4, 2.1))
+    step = sizer.cost.seconds(1, 0)
+    assert all(drafts for drafts, _ in idle(sizer, 500, 0.5 * IDLE_SHARE * step))
