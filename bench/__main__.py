@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from bench.options import CACHE, existing_file
 from sssd_local.errors import SSSDError
 
 # Commands in modules of their own, by name; a module that is not there is not offered.
@@ -18,10 +19,8 @@ MODULES = {
     "simulate": "bench.simulate",
     "fit": "bench.fit",
 }
-CACHE = Path("~/.cache/sssd-local-bench")
 METHODS = "plain,sssd,llama-cpp-python,llama-cpp-python-lookup"
 
-existing_file = click.Path(exists=True, dir_okay=False, path_type=Path)
 folder = click.Path(file_okay=False, path_type=Path)
 
 

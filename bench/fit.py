@@ -15,8 +15,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.simulate import load_traces
-from bench.traces import TokenTrace
+from bench.traces import TokenTrace, load_traces
 from sssd_local.draft.calibrate import (
     NUM_EVIDENCE,
     OFFSETS,
@@ -167,7 +166,7 @@ def command(files: tuple[str, ...], output: Path, dry_run: bool) -> None:
     try:
         for item in files:
             traces, _, vocab = item.partition("=")
-            part = collect(load_traces(Path(traces), Path(vocab)))
+            part = collect(load_traces([Path(traces)], Path(vocab)))
             parts.append(part)
         parts = balance(parts)
         everything = fit(join(parts))

@@ -14,8 +14,8 @@ from typing import Any
 import click
 import numpy as np
 
-from bench.simulate import load_traces
-from bench.traces import TokenTrace
+from bench.options import CACHE, existing_file
+from bench.traces import TokenTrace, load_traces
 from models.replay import QUANTS, SHAPES, ReplayFile, cached_replay_model
 from sssd_local.engine import decode
 from sssd_local.engine.decode import Engine, Request, answer
@@ -164,10 +164,6 @@ def run(
     return {kind: medians(found) for kind, found in steps.items()}
 
 
-existing_file = click.Path(exists=True, dir_okay=False, path_type=Path)
-CACHE = Path("~/.cache/sssd-local-bench")
-
-
 @click.command("overhead")
 @click.option("--traces", "traces_file", required=True, type=existing_file, help="JSONL.")
 @click.option("--vocab", required=True, type=existing_file, help="GGUF whose tokenizer is used.")
@@ -199,7 +195,7 @@ def command(
     from bench.replay import needed_ctx
 
     try:
-        traces = load_traces(traces_file, vocab, per_task, min_tokens)
+        traces = load_traces([traces_file], vocab, per_task, min_tokens)
         if not traces:
             raise SSSDError("no trace is left to run; lower --min-tokens")
         ctx, threads = needed_ctx(traces), threads or default_threads()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bench.limit import Limit
+from sssd_local.plot import new_figure
 
 KINDS = ("png", "svg")
 DPI = 150
@@ -36,7 +36,7 @@ def plot_by_task(summary: Mapping[str, Mapping[str, Any]], limit: float, stem: P
     """
     tasks = list(next(iter(summary.values()))["per_task"])
     rows = [*tasks, "total"]
-    figure, axes = _axes(9.0, 1.2 + 0.2 * len(rows) * max(4, len(summary)) ** 0.75)
+    figure, axes = new_figure(9.0, 1.2 + 0.2 * len(rows) * max(4, len(summary)) ** 0.75)
     slots = np.linspace(-0.34, 0.34, len(summary)) if len(summary) > 1 else [0.0]
     for number, (method, found) in enumerate(summary.items()):
         values = [*(found["per_task"][task] for task in tasks), found["total_speedup"]]
@@ -65,7 +65,7 @@ def plot_against_limit(
     The line is what steps of so many tokens bring when every tested token is accepted; the
     distance below it was spent on drafts that did not come true and on drafting itself.
     """
-    figure, axes = _axes(9.0, 5.5)
+    figure, axes = new_figure(9.0, 5.5)
     reached = max((x for marks in points.values() for x, _ in marks), default=1.0)
     end = min(max(limit.costs), max(2.0, 1.15 * reached))
     steps = np.linspace(1.0, end, 200)
@@ -83,13 +83,6 @@ def plot_against_limit(
     axes.set_ylabel("speed-up over plain decoding")
     axes.grid(color="0.92")
     return _save(figure, axes, stem)
-
-
-def _axes(width: float, height: float) -> tuple[Any, Any]:
-    figure = import_module("matplotlib.figure").Figure(
-        figsize=(width, height), layout="constrained"
-    )
-    return figure, figure.subplots()
 
 
 def _style(number: int) -> dict[str, Any]:

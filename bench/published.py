@@ -11,9 +11,10 @@ import click
 import numpy as np
 
 from bench.curves import MAX_WIDTH, load_curve
+from bench.options import existing_file
 from bench.peers_sssd import PublishedDrafter
-from bench.simulate import load_traces, right_path
-from bench.traces import TokenTrace
+from bench.simulate import right_path
+from bench.traces import TokenTrace, load_traces
 from sssd_local.errors import SSSDError
 
 COSTS = np.ones(MAX_WIDTH)
@@ -72,9 +73,6 @@ def table(found: Sequence[Counts], curves: Sequence[str]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-existing_file = click.Path(exists=True, dir_okay=False, path_type=Path)
-
-
 @click.command("published")
 @click.option("--traces", required=True, type=existing_file, help="JSONL.")
 @click.option("--vocab", required=True, type=existing_file, help="GGUF whose tokenizer is used.")
@@ -103,7 +101,7 @@ def command(
     """Replay recorded answers with SSSD's published settings, without a model."""
     try:
         costs = {curve: load_curve(curve) for curve in curves}
-        chosen = load_traces(traces, vocab, per_task, min_tokens)
+        chosen = load_traces([traces], vocab, per_task, min_tokens)
         found = [replay(chosen, width) for width in widths]
         if json_file:
             report = {

@@ -16,7 +16,7 @@ from bench.limit import Limit, measure_limit
 from bench.method import Method, Run, Setup
 from bench.methods import LLAMA_SERVER, method_factory
 from bench.peers_server import server_version
-from bench.traces import TokenTrace, read_traces, select_traces, vocabulary_tokenizer
+from bench.traces import TokenTrace, load_traces
 from models.replay import ReplayFile, cached_replay_model
 from sssd_local.config import KV_TYPES
 from sssd_local.errors import ConfigError, ModelError, SSSDError
@@ -121,13 +121,7 @@ def run(options: Options, say: Say) -> tuple[list[Result], dict[str, object], Li
     Returns the results, the settings they depend on and the machine's limit; `say` hears of traces
     left out, of the limit and of each result. Raises SSSDError when nothing can be run.
     """
-    tokenize = vocabulary_tokenizer(options.vocab)
-    chosen = select_traces(
-        read_traces(options.traces),
-        tokenize,
-        per_task=options.per_task,
-        min_tokens=options.min_tokens,
-    )
+    chosen = load_traces(options.traces, options.vocab, options.per_task, options.min_tokens)
     threads = options.threads or default_threads()
     ctx = options.ctx or needed_ctx(chosen)
     kept, left_out = fitting(chosen, ctx)

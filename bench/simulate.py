@@ -17,7 +17,8 @@ import click
 import numpy as np
 
 from bench.curves import Float64Array, load_curve
-from bench.traces import TokenTrace, read_traces, select_traces, vocabulary_tokenizer
+from bench.options import existing_file
+from bench.traces import TokenTrace, load_traces
 from sssd_local.draft.calibrate import Calibration
 from sssd_local.draft.drafter import Drafter
 from sssd_local.draft.tree import DraftTree
@@ -192,14 +193,6 @@ def right_path(tree: DraftTree, answer: Sequence[int], position: int) -> list[in
     return path
 
 
-def load_traces(
-    path: Path, vocab: Path, per_task: int | None = None, min_tokens: int = 1
-) -> list[TokenTrace]:
-    """Reads recorded answers as token ids; see `bench.traces`."""
-    tokenize = vocabulary_tokenizer(vocab)
-    return select_traces(read_traces([path]), tokenize, per_task=per_task, min_tokens=min_tokens)
-
-
 def simulate(
     traces: Sequence[TokenTrace],
     costs: Float64Array,
@@ -279,9 +272,6 @@ def table(report: dict[str, object]) -> str:
     return "\n".join(lines)
 
 
-existing_file = click.Path(exists=True, dir_okay=False, path_type=Path)
-
-
 @click.command("simulate")
 @click.option("--traces", "traces_file", required=True, type=existing_file)
 @click.option("--vocab", required=True, type=existing_file, help="A GGUF file.")
@@ -304,8 +294,8 @@ def command(
     """Replay recorded answers through drafter and cost rule, without a model."""
     try:
         costs = load_curve(curve)
-        traces = load_traces(traces_file, vocab, per_task, min_tokens)
-        known = load_traces(history, vocab) if history else []
+        traces = load_traces([traces_file], vocab, per_task, min_tokens)
+        known = load_traces([history], vocab) if history else []
         report = simulate(traces, costs, history=known, with_limit=limit)
         if json_file:
             json_file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

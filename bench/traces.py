@@ -124,3 +124,11 @@ def vocabulary_tokenizer(vocab_gguf: str | os.PathLike[str]) -> Tokenize:
         return list(vocabulary.tokenize(text.encode(), add_bos=starts, special=False))
 
     return tokenize
+
+
+def load_traces(
+    paths: Sequence[Path], vocab: Path, per_task: int | None = None, min_tokens: int = 1
+) -> list[TokenTrace]:
+    """Reads recorded answers as token ids of a GGUF's vocabulary; see `select_traces`."""
+    tokenize = vocabulary_tokenizer(vocab)
+    return select_traces(read_traces(paths), tokenize, per_task=per_task, min_tokens=min_tokens)

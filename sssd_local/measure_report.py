@@ -11,6 +11,7 @@ from typing import Any
 
 from sssd_local.errors import ConfigError, SSSDError
 from sssd_local.measure import AUTO, OFF, Measurement, Run
+from sssd_local.plot import new_figure
 
 PLOT_KINDS = (".png", ".svg", ".pdf")
 
@@ -103,12 +104,8 @@ def check_plot(path: Path) -> None:
     """Raises ConfigError for a kind of file, or without the library, that cannot be drawn."""
     if path.suffix.lower() not in PLOT_KINDS:
         raise ConfigError(f"a plot is a {', '.join(PLOT_KINDS)} file, not {path.name!r}")
-    _figure_module()
-
-
-def _figure_module() -> Any:
     try:
-        return import_module("matplotlib.figure")
+        import_module("matplotlib.figure")
     except ImportError as error:
         raise ConfigError("a plot needs matplotlib: pip install 'sssd-local[bench]'") from error
 
@@ -123,8 +120,7 @@ def write_plot(path: Path, found: Measurement) -> None:
     groups = [(kind, found.of_kind(kind)) for kind in found.kinds()]
     if len(groups) > 1:
         groups.append(("all", found.compared))
-    figure = _figure_module().Figure(figsize=(1.6 + 1.3 * len(groups), 4.0), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(1.6 + 1.3 * len(groups), 4.0)
     for place, (speculation, colour) in enumerate(((OFF, "0.6"), (AUTO, "#0072b2"))):
         heights = [found.tokens_per_second(prompts, speculation) for _, prompts in groups]
         places = [number + 0.4 * place - 0.2 for number in range(len(groups))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,20 @@ def check_plot(path: Path) -> None:
         ) from error
 
 
+def new_figure(width: float, height: float) -> tuple[Any, Any]:
+    """A figure of so many inches and its axes; needs matplotlib, and no display."""
+    figure = import_module("matplotlib.figure").Figure(
+        figsize=(width, height), layout="constrained"
+    )
+    return figure, figure.subplots()
+
+
 def plot_curves(report: Mapping[str, Any], path: Path) -> None:
     """Draws relative cost by width for each context length of a probe's report.
 
     Raises SSSDError when the file cannot be written.
     """
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = new_figure(8, 5)
     lengths = sorted({point["context"] for point in report["points"]})
     for length in lengths:
         points = [point for point in report["points"] if point["context"] == length]
@@ -67,5 +71,3 @@ def plot_curves(report: Mapping[str, Any], path: Path) -> None:
         figure.savefig(path, dpi=120)
     except OSError as error:
         raise SSSDError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        pyplot.close(figure)

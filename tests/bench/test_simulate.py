@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from bench import fit as fitting
 from bench import simulate as simulation
+from bench import traces as recorded
 from bench.curves import curve_names, load_curve, parse_curve
 from bench.simulate import Reliability, Replay, Tally, right_path, simulate, table
 from bench.traces import TokenTrace
@@ -126,7 +127,7 @@ def test_report_has_the_promised_keys() -> None:
 
 
 def test_command_writes_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(simulation, "vocabulary_tokenizer", lambda _: lambda t, _b: [*t.encode()])
+    monkeypatch.setattr(recorded, "vocabulary_tokenizer", lambda _: lambda t, _b: [*t.encode()])
     row = {"id": "1", "task": "a/b", "messages": [{"role": "user", "content": "abcdefgh " * 5}]}
     traces = tmp_path / "traces.jsonl"
     traces.write_text(json.dumps({**row, "output": "abcdefgh " * 8}) + "\n", encoding="utf-8")

@@ -153,10 +153,17 @@ def test_escapes_are_not_allowed(expression: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "expression", ["lipsum(n=5)", "cycler('a')", "dict.fromkeys([1])", "dict([(1, 2)])", "self"]
+    ("expression", "reason"),
+    [
+        ("lipsum(n=5)", "'lipsum' is undefined"),
+        ("cycler('a')", "'cycler' is undefined"),
+        ("dict.fromkeys([1])", "has no attribute 'fromkeys'"),
+        ("dict([(1, 2)])", "dict() takes names and values"),
+        ("self", "cannot be written as text"),
+    ],
 )
-def test_names_that_are_not_needed_are_missing(expression: str) -> None:
-    refusal("{{ " + expression + " }}")
+def test_names_that_are_not_needed_are_missing(expression: str, reason: str) -> None:
+    assert reason in refusal("{{ " + expression + " }}")
 
 
 @pytest.mark.parametrize(
