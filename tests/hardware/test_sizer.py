@@ -127,7 +127,8 @@ def test_dear_drafting_is_thinned_out_while_nothing_pays() -> None:
     assert sum(drafted[IDLE_STEPS:]) == pytest.approx((2000 - IDLE_STEPS) / 5, rel=0.05)
     dearer = Sizer(cost_model(1.0, 1.8, 2.4, 2.1))
     seen = [drafts for drafts, _ in idle(dearer, 2000, 0.5 * step)]
-    assert sum(seen[IDLE_STEPS:]) == pytest.approx((2000 - IDLE_STEPS) / MAX_SKIPPED, rel=0.05)
+    # Rests for what the first drafts cost come in between at first.
+    assert sum(seen[1000:]) == pytest.approx(1000 / MAX_SKIPPED, abs=1)
     assert IDLE_SHARE == 0.01
 
 
