@@ -16,7 +16,7 @@ import click
 from sssd_local import __version__
 from sssd_local.cli_bench import bench
 from sssd_local.cli_config import ConfiguredCommand, check_environment, config, config_option
-from sssd_local.cli_guard import EXIT_USAGE, discard_stdout, guarded
+from sssd_local.cli_guard import EXIT_USAGE, Program, discard_stdout, guarded
 from sssd_local.cli_info import info
 from sssd_local.cli_options import read_text, run_options, split
 from sssd_local.cli_probe import probe
@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 QUIET_SECONDS = 1.0
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Program,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="sssd-local")
 @click.pass_context
 def main(ctx: click.Context) -> None:

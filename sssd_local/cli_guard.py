@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import click
 
@@ -42,6 +43,20 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             signal.signal(signal.SIGTERM, previous)
 
     return run_guarded
+
+
+class Program(click.Group):
+    """A group of commands whose help, too, ends in one line when it cannot be written."""
+
+    def main(self, *args: Any, **settings: Any) -> Any:
+        """Runs the command line."""
+        try:
+            return super().main(*args, **settings)
+        except OSError as error:
+            # Help and version are printed while options are read, outside of any command.
+            discard_stdout()
+            click.echo(f"error: the output cannot be written: {error.strerror or error}", err=True)
+            sys.exit(EXIT_ERROR)
 
 
 def discard_stdout() -> None:

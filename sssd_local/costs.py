@@ -53,6 +53,8 @@ class Measured:
     profile: Profile | None
     key: ProfileKey
     model_name: str
+    # False once writing failed: nobody wants to hear of it twice.
+    is_writable: bool = True
 
     @property
     def threads(self) -> tuple[int, int]:
@@ -67,7 +69,7 @@ class Measured:
 
     def keep(self, calibration: Calibration) -> None:
         """Writes what was learned in use to the profile; where nothing is kept, does nothing."""
-        if self.profile is None or not self.cost.is_measured:
+        if self.profile is None or not self.cost.is_measured or not self.is_writable:
             return
         learned = {name: table.tolist() for name, table in calibration.state().items()}
         points = tuple(self.cost.points())
@@ -100,12 +102,13 @@ def measured_costs(
     max_width = min(MAX_WIDTH, context.ctx)
     points = run_probe(ContextRig(context).decode, max_width=max_width)
     context.clear()
+    is_writable = True
     if points and is_reliable(points, max_width):
         profile = Profile(tuple(points), threads, threads_batch)
-        store.save(key, profile, model.path.name)
+        is_writable = store.save(key, profile, model.path.name)
     else:
         logger.info("the machine was busy while it was measured; it will be measured again")
-    return Measured(CostModel(points), profile, key, model.path.name)
+    return Measured(CostModel(points), profile, key, model.path.name, is_writable)
 
 
 def kept_threads(model: Model, config: ModelConfig) -> tuple[int, int] | None:

@@ -98,6 +98,8 @@ def test_a_full_disk(tiny_model: TinyModel) -> None:
         for command in (["run", tiny_model(), "hi", *QUICK], ["info", tiny_model()],
                         ["config", "show"]):  # fmt: skip
             refused(run(*command, stdout=full.fileno()), "No space left on device")
+        for arguments in (["--help"], ["--version"], ["run", "--help"], ["config", "-h"]):
+            refused(run(*arguments, stdout=full.fileno()), "No space left on device")
 
 
 @needs_posix

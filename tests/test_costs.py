@@ -51,6 +51,24 @@ def test_a_probe_is_run_once_and_kept(
         assert probes == [64, 64]
 
 
+def test_a_folder_that_cannot_be_written_is_told_once(
+    tiny_model: TinyModel,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SSSD_LOCAL_HOME", str(tmp_path / "file" / "home"))
+    monkeypatch.setattr(costs, "run_probe", lambda decode, *, max_width: points())
+    with Bench(tiny_model()) as bench:
+        measured = measure(bench)
+        measured.keep(Calibration())
+    assert [record.getMessage() for record in caplog.records] == [
+        "step times cannot be kept for the next start, in "
+        f"{tmp_path / 'file' / 'home' / 'profiles'}: Not a directory"
+    ]
+
+
 def test_a_busy_machine_is_measured_again(
     tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -397,6 +397,8 @@ def test_long_answers_go_on_past_the_context(tiny_model: TinyModel, overflow: st
         more = llm.chat(messages, temperature=0.0, max_tokens=room + 15, overflow=overflow)
         assert len(more.token_ids) == room + 15
         assert more.token_ids[:room] == cut.token_ids
+        start = llm.render_chat(messages).partition("be kind")[0] + "be kind"
+        assert llm.detokenize(llm._engine.ledger.tokens).startswith(start)
         after = llm.chat(messages, temperature=0.0, max_tokens=4)
         llm.reset()
         assert llm.chat(messages, temperature=0.0, max_tokens=4).text == after.text

@@ -155,9 +155,11 @@ class Repl:
             show_sources=settings.show_sources,
             inside_thinking=inside,
         )
-        options = {**settings.options, "template_arguments": arguments}
-        if self._progress is not None:
-            options["prompt_progress"] = self._progress.prompt
+        options = {
+            **settings.options,
+            "template_arguments": arguments,
+            "prompt_progress": self._hear_of_prompt,
+        }
         finish_reason, stats = "cancelled", None
         with cancel_on_interrupt(self.llm.cancel) as interrupted:
             try:
@@ -181,6 +183,11 @@ class Repl:
             self._stats = stats
             self._print_stats(stats, finish_reason)
         return finish_reason
+
+    def _hear_of_prompt(self, done: int, total: int) -> None:
+        self.done = self.done or take_ctrl_d()
+        if self._progress is not None:
+            self._progress.prompt(done, total)
 
     def _print_stats(self, stats: Stats, finish_reason: str) -> None:
         if self.settings.quiet:

@@ -7,7 +7,6 @@ contexts and samplers; nothing outside of them and this file knows ctypes.
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
 import os
 import sys
 import tempfile
@@ -97,6 +96,11 @@ _SYMBOLS = (
 )
 
 
+def _package_version() -> str:
+    # Not through importlib.metadata, which takes 10 ms to import.
+    return str(sys.modules["llama_cpp"].__version__)
+
+
 def _load_library() -> Any:
     try:
         import llama_cpp.llama_cpp as library
@@ -106,9 +110,8 @@ def _load_library() -> Any:
         ) from error
     missing = [name for name in _SYMBOLS if not hasattr(library, name)]
     if missing:
-        version = importlib.metadata.version("llama-cpp-python")
         raise BackendError(
-            f"llama-cpp-python {version} lacks {', '.join(missing)}; "
+            f"llama-cpp-python {_package_version()} lacks {', '.join(missing)}; "
             f"install a tested version: {TESTED_VERSIONS}"
         )
     return library
@@ -224,6 +227,6 @@ def caught_in_callbacks(caught: list[BaseException]) -> Iterator[None]:
 
 def build_name() -> str:
     """Names the llama.cpp build: package version, library version and CPU or GPU features."""
-    version = importlib.metadata.version("llama-cpp-python")
     library = C.llama_version().decode("utf-8", "replace")
-    return f"{version}/{library}/{C.llama_print_system_info().decode('utf-8', 'replace').strip()}"
+    features = C.llama_print_system_info().decode("utf-8", "replace").strip()
+    return f"{_package_version()}/{library}/{features}"

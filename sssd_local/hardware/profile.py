@@ -184,7 +184,8 @@ class ProfileStore:
         try:
             write_atomic(path, json.dumps(content, allow_nan=False).encode())
         except (OSError, ValueError, TypeError, RecursionError) as error:
-            log.warning("the profile %s is not kept: %s", path.name, error)
+            why = (error.strerror if isinstance(error, OSError) else None) or error
+            log.warning("step times cannot be kept for the next start, in %s: %s", path.parent, why)
             return False
         return True
 

@@ -161,6 +161,32 @@ def test_ctrl_c_in_a_real_answer(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> N
     assert llm._engine.ledger.check() == ""
 
 
+def test_ctrl_c_before_the_model_listens_is_handed_on() -> None:
+    class Early(FakeLLM):
+        def stream_chat(self, messages: Any, **options: Any) -> Iterator[Chunk]:
+            interrupt()
+            yield from super().stream_chat(messages, **options)
+
+    fake = Early("a", "b", "c")
+    assert Chat(fake, ["go"]).contents == ["go", "a"]
+    assert fake.num_cancelled == 2
+
+
+def test_ctrl_d_while_a_prompt_is_read_is_heard_before_a_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    typed = [True]
+
+    class Reading(FakeLLM):
+        def stream_chat(self, messages: Any, **options: Any) -> Iterator[Chunk]:
+            options["prompt_progress"](256, 512)
+            yield from super().stream_chat(messages, **options)
+
+    monkeypatch.setattr("sssd_local.chat.repl.take_ctrl_d", lambda: bool(typed and typed.pop()))
+    chat = Chat(Reading(KeyboardInterrupt()), ["go", "never asked"])
+    assert chat.user.prompts == [">>> "]
+
+
 def test_ctrl_c_before_the_answer_withdraws_the_message() -> None:
     fake = FakeLLM(KeyboardInterrupt())
     chat = Chat(fake, ["go", "/retry", "other"])
@@ -200,6 +226,25 @@ def test_a_retry_that_fails_keeps_the_answer_there_was(tmp_path: Path) -> None:
     assert chat.contents == ["one", "good"]
     assert chat.text == "good\nerror: it broke\n"
     assert [item["content"] for item in json.loads(last.read_text())["messages"]] == chat.contents
+
+
+def test_a_retry_that_fails_leaves_out_what_was_left_out() -> None:
+    fake = FakeLLM("good")
+
+    def drop() -> str:
+        fake.num_dropped_messages = 2
+        return "three"
+
+    def fail() -> str:
+        fake.num_dropped_messages = 0
+        fake._pieces = (BackendError("it broke"),)
+        return "/retry"
+
+    chat = Chat(fake, ["one", "two", drop, fail])
+    assert chat.repl.transcript.num_hidden == 2
+    assert [message["content"] for message in chat.repl.transcript.visible()] == [
+        "two", "good", "three", "good",
+    ]  # fmt: skip
 
 
 def test_an_error_leaves_no_further_turns_out() -> None:

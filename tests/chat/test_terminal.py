@@ -159,6 +159,8 @@ def editor(tiny_model: TinyModel, tmp_path: Path) -> Callable[..., Terminal]:
 
 
 def test_history_lasts_across_runs(editor: Callable[..., Terminal], tmp_path: Path) -> None:
+    path = tmp_path / "history"
+    path.touch(0o644)
     with editor() as chat:
         chat.expect(HINT)
         chat.type("remember me\r")
@@ -169,7 +171,6 @@ def test_history_lasts_across_runs(editor: Callable[..., Terminal], tmp_path: Pa
         assert chat.exit_code() == 0
         # The last line is left without the hint.
         assert HINT not in chat.seen
-    path = tmp_path / "history"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     before = path.read_bytes()
     with editor("--private") as chat:

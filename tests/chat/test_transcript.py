@@ -56,6 +56,14 @@ def test_visible_messages_begin_with_the_system_message() -> None:
     assert (chat.system, chat.withdrawn) == ("Be kind.", None)
 
 
+def test_another_conversation_is_visible_from_its_start() -> None:
+    chat = Transcript()
+    chat.replace(CHAT)
+    chat.hide(2)
+    chat.replace(CHAT)
+    assert chat.visible() == CHAT
+
+
 def test_attachments_come_before_the_message_once() -> None:
     chat = Transcript(attachments=[("a.txt", "one\n"), ("b.md", "```\ntwo\n```\n")])
     assert chat.compose("sum up") == (

@@ -222,7 +222,7 @@ def test_a_folder_that_cannot_be_made_is_a_note(
     assert not store.save(KEY, PROFILE)
     # One line of it, though reading had failed before.
     (note,) = notes(caplog)
-    assert "not kept" in note
+    assert note.startswith("step times cannot be kept for the next start")
 
 
 def test_a_refused_write_is_a_note(
