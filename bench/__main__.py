@@ -14,6 +14,7 @@ from sssd_local.errors import SSSDError
 
 # Commands in modules of their own, by name; a module that is not there is not offered.
 MODULES = {
+    "agreement": "bench.agreement",
     "overhead": "bench.overhead",
     "published": "bench.published",
     "simulate": "bench.simulate",
@@ -64,6 +65,9 @@ def main() -> None:
 @click.option("--repeat", default=1, show_default=True, type=click.IntRange(1), help="Medians.")
 @click.option("--cache", default=CACHE, show_default=True, type=folder, help="For replay models.")
 @click.option("--kv-type", default="f16", show_default=True, help="f32, f16 or q8_0.")
+@click.option(
+    "--busy", default=0, show_default=True, type=click.IntRange(0), help="Endless loops beside it."
+)
 @click.option("--llama-server", type=existing_file, help="The program, for its methods.")
 def replay(out: Path, **options: Any) -> None:
     """Decode recorded answers with several methods and compare their speed.

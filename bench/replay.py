@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -39,9 +41,9 @@ Item = TypeVar("Item")
 class Options:
     """What is run: traces by files, the model by size and quant, methods by names with commas.
 
-    `threads` None is the physical cores, `ctx` None enough for the longest trace, `llama_server`
-    the program of the methods of that name. Raises ConfigError for methods or KV types that do not
-    exist.
+    `threads` None is the physical cores, `ctx` None enough for the longest trace, `busy` how many
+    endless loops run beside them, `llama_server` the program of the methods of that name. Raises
+    ConfigError for methods or KV types that do not exist.
     """
 
     traces: tuple[Path, ...]
@@ -56,6 +58,7 @@ class Options:
     ctx: int | None = None
     repeat: int = 1
     kv_type: str = "f16"
+    busy: int = 0
     llama_server: Path | None = None
 
     def __post_init__(self) -> None:
@@ -81,7 +84,7 @@ class Options:
         words = ["python", "-m", "bench", "replay"]
         for item in fields(self):
             value = getattr(self, item.name)
-            if value is None or item.name == "cache":
+            if value in (None, 0) or item.name == "cache":
                 continue
             for one in value if isinstance(value, tuple) else [value]:
                 text = one.name if isinstance(one, Path) else str(one)
@@ -143,7 +146,8 @@ def run(options: Options, say: Say) -> tuple[list[Result], dict[str, object], Li
     limit = measure_limit(setup)
     say(limit.line())
     loads = [method_factory(name) for name in options.names]
-    results = replay(kept, loads, setup, repeat=options.repeat, say=say)
+    with busy_machine(options.busy):
+        results = replay(kept, loads, setup, repeat=options.repeat, say=say)
     settings = asdict(options) | {
         "traces": [path.name for path in options.traces],
         "vocab": options.vocab.name,
@@ -156,6 +160,17 @@ def run(options: Options, say: Say) -> tuple[list[Result], dict[str, object], Li
     if options.llama_server is not None:
         settings["llama_server"] = server_version(options.llama_server)
     return results, settings, limit
+
+
+@contextmanager
+def busy_machine(num_loops: int) -> Iterator[None]:
+    """Endless loops in processes of their own, so that the methods share the processor."""
+    with ExitStack() as stack:
+        for _ in range(num_loops):
+            process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        yield
 
 
 def needed_ctx(traces: Sequence[TokenTrace]) -> int:

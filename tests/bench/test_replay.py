@@ -16,7 +16,7 @@ from bench import replay as bench
 from bench.__main__ import main
 from bench.method import Method, Run, Setup
 from bench.methods import method_factory
-from bench.replay import Options, fitting, needed_ctx, replay, rotated, run, summarise
+from bench.replay import Options, busy_machine, fitting, needed_ctx, replay, rotated, run, summarise
 from bench.traces import TokenTrace
 from models.replay import ReplayFile, cached_replay_model
 from models.tiny import write_tiny_llama
@@ -184,6 +184,16 @@ def test_traces_that_do_not_fit_are_named(folder: Path) -> None:
     with pytest.raises(SSSDError, match="no trace is left to run"):
         run(options(folder, ctx=80), said.append)
     assert [line.partition(":")[0] for line in said] == ["skipped t0", "skipped t1", "skipped t2"]
+
+
+def test_endless_loops_run_beside_it_and_end_with_it() -> None:
+    psutil = pytest.importorskip("psutil")
+    before = set(psutil.Process().children())
+    with busy_machine(2):
+        loops = set(psutil.Process().children()) - before
+        assert len(loops) == 2
+        assert all(loop.is_running() for loop in loops)
+    assert not any(loop.is_running() for loop in loops)
 
 
 def test_context_has_room_for_drafts() -> None:
