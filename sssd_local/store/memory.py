@@ -1,0 +1,211 @@
+"""What the user's own chats taught: a source of drafts that outlives the process if allowed to."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from sssd_local.draft.datastore import Datastore, Segment
+from sssd_local.draft.tree import Int32Array, TokenSource
+from sssd_local.gguf_check import check_model_file
+from sssd_local.stats import Stats
+from sssd_local.store.errors import StoreError
+from sssd_local.store.fingerprint import tokenizer_fingerprint
+from sssd_local.store.manifest import Manifest
+from sssd_local.store.memory_chats import KeptChats, patiently
+from sssd_local.store.memory_choice import DEFAULT_MAX_MB, memory_folder, read_choice
+from sssd_local.store.memory_turn import ChatCutter, Turn, Worth
+from sssd_local.store.order import context_order
+from sssd_local.store.segment import join
+
+# Tokens held in RAM for the disk; beyond it the oldest turns go.
+MAX_HELD = 1 << 20
+# Shorter turns say nothing.
+LEAST_TOKENS = 2
+
+
+class Memory:
+    """The chats with models of one tokenizer, read from disk and added to by a thread.
+
+    `keep` True writes each turn once it is done; None holds turns in RAM until `decide`; False
+    only reads, whatever is decided. `source` is what to draft from: the chats before the running
+    one. `problem` says why turns could not be read or kept, "" for nothing; they stay in RAM and
+    are tried again.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        keep: bool | None = True,
+        max_bytes: int = DEFAULT_MAX_MB * 1_000_000,
+    ) -> None:
+        """`folder` is that of all chats [the app's]; see `open` for what needs a model."""
+        self.folder = memory_folder() if folder is None else folder
+        self.problem = ""
+        self.may_write = keep is not False
+        self._keep = keep
+        self._max_bytes = max_bytes
+        self._cutter = ChatCutter()
+        self._lock = threading.Lock()
+        self._held: list[Turn] = []
+        self._writer: threading.Thread | None = None
+        # Whether the writer still looks for turns.
+        self._writes = False
+
+    def open(self, model: str | os.PathLike[str]) -> Datastore:
+        """Makes ready for a GGUF file, whose header is read; returns `source`.
+
+        Raises ModelError for the file; damaged memory is a `problem`, and an empty source.
+        """
+        header = check_model_file(Path(model))
+        fingerprint, num_vocab = tokenizer_fingerprint(header), len(header.tokens)
+        self._fresh = Manifest(
+            fingerprint=fingerprint, num_vocab=num_vocab, model=os.path.abspath(model)
+        )
+        self._chats = KeptChats(self.folder / fingerprint)
+        self.source = Datastore([], num_vocab, name="memory", kind=TokenSource.MEMORY)
+        if self._keep and self._chats.exists:
+            # What a killed process left may be text that was to be forgotten.
+            with suppress(StoreError):
+                self._chats.sweep()
+        self._refresh()
+        return self.source
+
+    @property
+    def asks(self) -> bool:
+        """Whether there is something to keep and the user is to be asked."""
+        return self._keep is None and bool(self._held)
+
+    def begin(self, prompt: Int32Array) -> None:
+        """Hears of a prompt, int32 [n], before it is answered; a new chat sees those before it."""
+        if self._cutter.chat and not self._cutter.goes_on(prompt):
+            self._refresh()
+
+    def take(self, prompt: Int32Array, answer: Int32Array, stats: Stats) -> None:
+        """Takes in what an answer added to its chat; the disk is left to another thread."""
+        if self._keep is False:
+            return
+        tokens = self._cutter.cut(prompt, answer)
+        if len(tokens) < LEAST_TOKENS:
+            return
+        with self._lock:
+            self._held.append(Turn(self._cutter.chat, time.time(), tokens, Worth.of(stats)))
+            while sum(len(turn.tokens) for turn in self._held) > MAX_HELD and self._held[1:]:
+                del self._held[0]
+        if self._keep:
+            self._start_writer()
+
+    def end_chat(self) -> None:
+        """The conversation is forgotten; what is not on disk, and may not be, goes with it."""
+        self._cutter.end()
+        if self._keep is None:
+            self._held.clear()
+
+    def decide(self, keep: bool) -> None:
+        """The user's answer: keeps the turns held and all to come, or none of them."""
+        self._keep = keep
+        if keep:
+            self._start_writer()
+        else:
+            self._held.clear()
+
+    def forget_chat(self) -> int:
+        """Deletes the running chat so far, kept or held; returns how many turns.
+
+        Raises StoreError.
+        """
+        # First the writer must be done, which has turns in its hands.
+        self.close()
+        held = len(self._held)
+        self._held.clear()
+        name = self._cutter.chat
+        if not (self.may_write and name and self._chats.exists):
+            return held
+        return held + patiently(partial(self._chats.forget, lambda source: source.name == name))
+
+    def close(self) -> None:
+        """Waits until what is to be kept is written; harmless twice."""
+        if self._keep and self._held:
+            self._start_writer()
+        writer = self._writer
+        if writer is not None:
+            writer.join()
+
+    def _refresh(self) -> None:
+        """Reads what is kept now, and what is about to be."""
+        with self._lock:
+            held = [turn.tokens for turn in self._held]
+        segments: list[Segment] = []
+        try:
+            segments = self._chats.segments()
+        except StoreError as error:
+            self.problem = self.problem or str(error)
+        if held:
+            num_vocab = self._fresh.num_vocab
+            tokens = join(held, num_vocab)
+            segments.append(Segment(tokens, context_order(tokens, num_vocab)))
+        self.source.read(segments)
+
+    def _start_writer(self) -> None:
+        with self._lock:
+            if not self._writes:
+                self._writes = True
+                # A daemon: killed with the process, as any writer may be.
+                self._writer = threading.Thread(target=self._write, daemon=True)
+                self._writer.start()
+
+    def _write(self) -> None:
+        """Writes held turns until there are none, then tidies up."""
+        _step_back()
+        try:
+            while turns := self._waiting():
+                patiently(partial(self._chats.add, self._fresh, turns))
+                with self._lock:
+                    self._held = [turn for turn in self._held if turn not in turns]
+                self.problem = ""
+            patiently(partial(self._chats.tidy, self._max_bytes))
+        except (StoreError, MemoryError) as error:
+            self.problem = str(error) or "there is no memory left"
+            with self._lock:
+                self._writes = False
+
+    def _waiting(self) -> list[Turn]:
+        """The turns to write; after [] they are another thread's."""
+        with self._lock:
+            self._writes = bool(self._held)
+            return list(self._held)
+
+
+def make_memory(wanted: bool | str | os.PathLike[str] | Memory | None) -> Memory | None:
+    """What `LLM(memory=…)` means: True is the app's folder, a path another one, False nothing."""
+    if wanted is None or isinstance(wanted, Memory):
+        return wanted
+    if isinstance(wanted, bool):
+        return Memory() if wanted else None
+    return Memory(Path(wanted))
+
+
+def chosen_memory(*, may_write: bool, may_ask: bool) -> Memory | None:
+    """The memory that the user decided for.
+
+    Without `may_write` it is only read. `may_ask`: held for a question where none was answered.
+    """
+    choice = read_choice()
+    if choice.keep is None and may_ask and may_write:
+        return Memory(keep=None, max_bytes=choice.max_bytes)
+    if choice.keep:
+        return Memory(keep=may_write, max_bytes=choice.max_bytes)
+    return None
+
+
+def _step_back() -> None:
+    """Lets this thread have only the time that nobody else wants; Linux counts it by itself."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)

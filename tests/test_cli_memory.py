@@ -1,0 +1,165 @@
+"""`sssd-local memory`: what it prints and how it ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from sssd_local.cli_memory import memory
+from sssd_local.llm import LLM
+from sssd_local.store.memory_chats import kept_chats
+from sssd_local.store.memory_choice import Choice, memory_folder, read_choice
+from tests.store.memories import all_bytes, texts
+
+TinyModel = Callable[..., Path]
+PROMPT = "the rain on the plain"
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(memory, [str(word) for word in words])
+
+
+@pytest.fixture
+def chats(tiny_model: TinyModel) -> Path:
+    """Two chats in the app's folder; the path of the model they were with."""
+    path = tiny_model()
+    with LLM(path, memory=True, ctx=128, threads=1, speculation=4) as llm:
+        for prompt in (PROMPT, "other words"):
+            llm.generate(prompt, max_tokens=4, temperature=0.0)
+    return path
+
+
+def num_turns() -> int:
+    return sum(len(texts(kept)) for kept in kept_chats(memory_folder()))
+
+
+def test_on_off_and_path() -> None:
+    assert run("path").stdout == f"{memory_folder()}\n"
+    assert not memory_folder().exists()
+    assert run("on").stdout == f"chats are kept in {memory_folder()}\n"
+    assert read_choice() == Choice(True, 64)
+    run("on", "--max-mb", 5)
+    assert run("off").stdout == "chats are not kept\n"
+    assert read_choice() == Choice(False, 5)
+    result = run("on", "--max-mb", 0)
+    assert result.exit_code == 2
+    assert "error: memory may take from 1 to" in result.stderr
+
+
+def test_off_says_that_chats_stay(chats: Path) -> None:
+    second = run("off").stdout.splitlines()[1]
+    assert second == "those of before are: `sssd-local memory forget --all` deletes them"
+
+
+def test_status(chats: Path) -> None:
+    run("on")
+    first, second, *_ = run("status").stdout.splitlines()
+    assert first == f"memory is on; {memory_folder()}"
+    assert second.startswith(f"{chats.name}: 2 chats, ")
+    assert json.loads(run("status", "--json").stdout)["models"][0]["chats"] == 2
+
+
+def test_export(chats: Path) -> None:
+    first, second = map(json.loads, run("export").stdout.splitlines())
+    assert first["text"].startswith(PROMPT)
+    assert second["text"].startswith("other words")
+    assert first["chat"] != second["chat"]
+    assert run("export", "--model", chats).stdout == run("export").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "left", "said"),
+    [
+        (["--last"], 1, "1 turn forgotten"),
+        (["--since", "2h"], 0, "2 turns forgotten"),
+        (["--since", "0m"], 2, "0 turns forgotten"),
+        (["--chat", "nobody"], 2, "0 turns forgotten"),
+        (["--damaged"], 2, "0 turns forgotten"),
+        (["--all"], 0, "all chats are forgotten"),
+    ],
+)
+def test_forget(chats: Path, words: list[str], left: int, said: str) -> None:
+    result = run("forget", *words)
+    assert (result.exit_code, result.stdout) == (0, f"{said}\n")
+    assert num_turns() == left
+
+
+def test_forget_all_says_what_a_chat_keeps_elsewhere(home: Path) -> None:
+    (home / "app").mkdir()
+    for name in ("last_chat.json", "history"):
+        (home / "app" / name).write_text("x")
+    assert run("forget", "--all").stdout.splitlines()[1:] == [
+        f"the last chat, for `run -c`, is still in {home / 'app' / 'last_chat.json'}",
+        f"what was typed is still in {home / 'app' / 'history'}",
+    ]
+
+
+def test_forget_the_chat_that_export_names(chats: Path) -> None:
+    name = json.loads(run("export").stdout.splitlines()[0])["chat"]
+    run("forget", "--chat", name)
+    (line,) = run("export").stdout.splitlines()
+    assert PROMPT not in line
+    assert name.encode() not in all_bytes(memory_folder())
+
+
+@pytest.mark.parametrize("words", [[], ["--last", "--all"], ["--since", "2h", "--chat", "x"]])
+def test_forget_wants_one_thing(words: list[str]) -> None:
+    result = run("forget", *words)
+    assert result.exit_code == 2
+    assert "say what: --last, --since TIME" in result.stderr
+
+
+def test_a_wrong_time_is_a_usage_error() -> None:
+    result = run("forget", "--since", "soon")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "error: 'soon' is no time" in result.stderr
+
+
+def test_verify(chats: Path) -> None:
+    result = run("verify")
+    assert (result.exit_code, result.stdout) == (0, "all that is kept is as it was written\n")
+    (kept,) = kept_chats(memory_folder())
+    path = next(kept.folder.glob("*.order.npy"))
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    result = run("verify")
+    assert result.exit_code == 1
+    assert result.stdout == f"{path} has another checksum: its content was changed\n"
+    assert "`sssd-local memory forget --damaged`" in result.stderr
+    assert run("forget", "--damaged").exit_code == 0
+    assert run("verify").exit_code == 0
+
+
+def test_nothing_kept_is_no_error() -> None:
+    for words in (["status"], ["export"], ["verify"], ["forget", "--all"], ["forget", "--last"]):
+        assert run(*words).exit_code == 0
+    assert not memory_folder().exists()
+
+
+def test_no_text_is_printed_but_by_export(chats: Path) -> None:
+    for words in (["status"], ["status", "--json"], ["verify"], ["forget", "--last"]):
+        result = run(*words)
+        assert "rain" not in result.stdout + result.stderr
+
+
+def test_every_command_has_a_help_text() -> None:
+    assert sorted(memory.commands) == [
+        "export", "forget", "off", "on", "path", "status", "verify",
+    ]  # fmt: skip
+    for name in memory.commands:
+        result = run(name, "--help")
+        assert result.exit_code == 0
+        assert "--debug" in result.stdout
+
+
+def test_help_imports_neither_numpy_nor_llama_cpp() -> None:
+    code = (
+        "import sys, sssd_local.cli_memory;"
+        "sys.exit(bool({'numpy', 'llama_cpp'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
