@@ -11,107 +11,30 @@ weight moves by rate × (hit − probability), which also forgets slowly.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sssd_local.draft import priors
-from sssd_local.draft.context import MAX_GAP, MAX_MATCH, ORDERS, Follower, Followers
-from sssd_local.draft.source import Candidates
-from sssd_local.draft.tree import TokenSource
+from sssd_local.draft.cells import KEPT_TABLES, NUM_WEIGHTS, OFFSETS, TABLE_SIZES, Cells
 
 Float64Array = NDArray[np.float64]
-Cells = tuple[int, ...]
 
-
-def _bins(edges: Sequence[int], size: int) -> list[int]:
-    """Bin of each number 0…size-1: how many edges it has reached."""
-    return [sum(number >= edge for edge in edges) for number in range(size)]
-
-
-MAX_COUNT = 64
-MATCH_BIN = _bins((2, 3, 4, 5, 7, 10, 16, 32), MAX_MATCH + 1)
-COUNT_BIN = _bins((2, 3, 5, 9), MAX_COUNT + 1)
-OTHERS_BIN = _bins((1, 2, 3, 5), MAX_COUNT + 1)
-LOOSE_COUNT_BIN = _bins((2, 3, 5, 9), MAX_COUNT + 1)
-LOOSE_OTHERS_BIN = _bins((1, 2, 3, 5, 9, 17), MAX_COUNT + 1)
-NUM_TOKENS_BIN = _bins((2, 3, 4, 6, 9), MAX_COUNT + 1)
-RANK_BIN = _bins((1, 2, 3, 5, 8), MAX_COUNT + 1)
-MAX_AGE = 2048
-AGE_BIN = _bins((8, 16, 32, 64, 128, 256, 512, 1024, MAX_AGE), MAX_AGE + 1)
-SHARE_STEPS = 8
-HASHED = 4096
-
-# The tables, one after another in one flat list of weights.
-TABLE_SIZES = {
-    "agreement": 9 * 5 * 5,
-    "gap": 9 * (MAX_GAP + 1),
-    "rank": 6 * 6,
-    "loose": 5 * 7,
-    "rival": 9 * 10,
-    "age": 10,
-    "run": 9,
-    "store": len(TokenSource) * 9 * 5 * (SHARE_STEPS + 1),
-    "also": len(TokenSource) * 9,
-    "last": HASHED,
-    "token": HASHED,
-    "pair": HASHED,
-    "answer": len(ORDERS),
-}
-# Tables a context candidate selects from before those of tokens.
-NUM_EVIDENCE = 6
-KEPT_TABLES = ("agreement", "gap", "rank", "loose", "rival", "age", "run", "store", "also")
-OFFSETS: dict[str, int] = {}
-NUM_WEIGHTS = 0
-for _name, _size in TABLE_SIZES.items():
-    OFFSETS[_name] = NUM_WEIGHTS
-    NUM_WEIGHTS += _size
-
-_AGREEMENT, _GAP, _RANK, _LOOSE, _RIVAL, _AGE, _RUN = list(OFFSETS.values())[:7]
-_STORE, _ALSO, _LAST, _TOKEN, _PAIR, _ANSWER = list(OFFSETS.values())[7:]
-
-
-def _two_longest(items: Sequence[Follower]) -> tuple[int, int]:
-    """The longest match length and the longest of another item; 0 if there is none."""
-    longest = second = 0
-    for item in items:
-        if item.size > longest:
-            longest, second = item.size, longest
-        elif item.size > second:
-            second = item.size
-    return longest, second
-
+_TRUST, _LAST, _ANSWER = OFFSETS["trust"], OFFSETS["last"], OFFSETS["answer"]
 
 MAX_SCORE = 20.0
-# Log-odds of what only another source names, and what its agreement adds, before any is learned.
-STORE_PRIOR = -2.0
-ALSO_PRIOR = 0.3
+# Log-odds of what the context does not name, before any is learned.
+ONLY_PRIOR = -2.0
+# Odds are learned apart for temperature 0 and for those up to each of these and above the last.
+BAND_ENDS = (0.0, 0.5, 1.0)
+NUM_BANDS = len(BAND_ENDS) + 1
+STATE_VERSION = 2
 
 
-class Expansion:
-    """The candidates for the next token of one node, in no particular order.
-
-    Parallel lists: tokens, the weights' cells, sources, positions in the context where the token
-    stands (-1 for a token only other sources name), match lengths, and probabilities.
-    """
-
-    __slots__ = ("cells", "positions", "probs", "sizes", "sources", "tokens")
-
-    def __init__(
-        self,
-        tokens: list[int],
-        cells: list[Cells],
-        sources: list[int],
-        positions: list[int],
-        sizes: list[int],
-    ) -> None:
-        self.tokens = tokens
-        self.cells = cells
-        self.sources = sources
-        self.positions = positions
-        self.sizes = sizes
-        self.probs: list[float] = []
+def band_of(temperature: float) -> int:
+    """Which odds an answer sampled at this temperature is drafted by."""
+    return sum(temperature > end for end in BAND_ENDS)
 
 
 class Calibration:
@@ -119,80 +42,23 @@ class Calibration:
 
     def __init__(self, *, rate: float = 0.01, token_rate: float = 0.1) -> None:
         """`rate` moves the evidence weights, `token_rate` those of tokens and of the answer."""
-        self.weights: list[float] = [0.0] * NUM_WEIGHTS
+        self.weights: list[float] = shipped_weights()
         self._rate = rate
         self._token_rate = token_rate
-        self.weights[_STORE:_ALSO] = [STORE_PRIOR] * TABLE_SIZES["store"]
-        self.weights[_ALSO:_LAST] = [ALSO_PRIOR] * TABLE_SIZES["also"]
-        for name, values in priors.WEIGHTS.items():
-            start = OFFSETS[name]
-            self.weights[start : start + len(values)] = [value / 100 for value in values]
+        self._band = 0
+        # The evidence weights of the other bands that were used.
+        self._bands: dict[int, list[float]] = {}
 
-    def begin_answer(self) -> None:
-        """Forgets what is true of one answer only."""
-        self.weights[_ANSWER : _ANSWER + len(ORDERS)] = [0.0] * len(ORDERS)
-
-    def context_cells(self, followers: Followers, last_token: int) -> list[Cells]:
-        """The cells of each follower's evidence, in the followers' order."""
-        totals, items = followers.totals, followers.items
-        reached, sums = 0, [0] * len(totals)
-        for level in range(len(totals) - 1, -1, -1):
-            reached += totals[level]
-            sums[level] = reached
-        longest, second = _two_longest(items)
-        alternatives = _RANK + 6 * NUM_TOKENS_BIN[min(len(items), MAX_COUNT)]
-        cells: list[Cells] = []
-        for rank, item in enumerate(items):
-            size, level, token = item.size, item.level, item.token
-            match = MATCH_BIN[size]
-            rival = second if size == longest else longest
-            agreement = 25 * match + 5 * COUNT_BIN[item.level_count]
-            loose = 7 * LOOSE_COUNT_BIN[item.count] + LOOSE_OTHERS_BIN[reached - item.count]
-            age = followers.end - item.position
-            cells.append(
-                (
-                    _AGREEMENT + agreement + OTHERS_BIN[sums[level] - item.level_count],
-                    _GAP + (MAX_GAP + 1) * match + item.gap,
-                    alternatives + RANK_BIN[min(rank, MAX_COUNT)],
-                    _LOOSE + loose,
-                    _RIVAL + 10 * match + (MATCH_BIN[rival] + 1 if rival else 0),
-                    _AGE + AGE_BIN[age if age < MAX_AGE else MAX_AGE],
-                    _LAST + (4 * last_token + level) % HASHED,
-                    _TOKEN + (4 * token + level) % HASHED,
-                    _PAIR + (31 * last_token + token) % HASHED,
-                    _ANSWER + level,
-                )
-            )
-        return cells
-
-    def run_cells(self, size: int, last_token: int, token: int) -> Cells:
-        """The cells of the next token of a long copy, `size` tokens of which agree so far."""
-        level = len(ORDERS) - 1
-        return (
-            _RUN + MATCH_BIN[size],
-            _LAST + (4 * last_token + level) % HASHED,
-            _TOKEN + (4 * token + level) % HASHED,
-            _PAIR + (31 * last_token + token) % HASHED,
-            _ANSWER + level,
-        )
-
-    def store_cells(
-        self, kind: TokenSource, found: Candidates, index: int, last_token: int
-    ) -> Cells:
-        """The cells of a candidate that only another source names."""
-        share = found.counts[index] * SHARE_STEPS // max(1, found.total)
-        match = MATCH_BIN[min(max(found.match_length, 1), MAX_MATCH)]
-        count = COUNT_BIN[min(found.counts[index], MAX_COUNT)]
-        return (
-            _STORE + ((kind * 9 + match) * 5 + count) * (SHARE_STEPS + 1) + share,
-            _LAST + 4 * last_token % HASHED,
-            _TOKEN + 4 * found.tokens[index] % HASHED,
-            _PAIR + (31 * last_token + found.tokens[index]) % HASHED,
-        )
-
-    def also_cell(self, kind: TokenSource, match_length: int) -> int:
-        """The cell added to a candidate that another source names too."""
-        return _ALSO + kind * 9 + MATCH_BIN[min(max(match_length, 1), MAX_MATCH)]
+    def begin_answer(self, temperature: float | None = None) -> None:
+        """Forgets what is true of one answer only, and goes by the odds of a temperature."""
+        self.weights[_ANSWER:] = [0.0] * TABLE_SIZES["answer"]
+        band = self._band if temperature is None else band_of(temperature)
+        if band != self._band:
+            evidence = self.weights[:_LAST]
+            self._bands[self._band] = evidence
+            # What was learned at another temperature is a better start than what was shipped.
+            self.weights[:_LAST] = self._bands.pop(band, evidence)
+            self._band = band
 
     def probabilities(self, cells: list[Cells]) -> list[float]:
         """Each candidate's probability of being next; the sum stays below 1."""
@@ -208,27 +74,51 @@ class Calibration:
             error = (index == right) - probs[index]
             slow, fast = rate * error, token_rate * error
             for cell in row:
-                weights[cell] += slow if cell < _LAST else fast
+                weights[cell] += slow if cell < _TRUST else fast
 
     def state(self) -> dict[str, Float64Array]:
-        """What was learned about evidence, one float64 array per table, to be kept.
+        """What was learned about evidence, to be kept: float64 [bands, cells] per table.
 
-        The tables of tokens and token pairs stay out: they are a trace of the user's text.
+        `version` is STATE_VERSION and `bands` float64 [bands] says which were used, the present
+        one first. The tables of tokens and token pairs stay out: they are a trace of the user's
+        text.
         """
-        return {
-            name: np.array(self.weights[OFFSETS[name] : OFFSETS[name] + TABLE_SIZES[name]])
+        learned = {self._band: self.weights, **self._bands}
+        tables = {
+            name: np.array([weights[_part(name)] for weights in learned.values()])
             for name in KEPT_TABLES
         }
+        numbers = np.array(list(learned), np.float64)
+        return {"version": np.array(float(STATE_VERSION)), "bands": numbers, **tables}
 
     def load(self, state: Mapping[str, ArrayLike]) -> None:
         """Takes over a `state`; raises ValueError and changes nothing if it does not fit."""
-        tables: dict[str, list[float]] = {}
+        if not np.array_equal(np.asarray(state.get("version", 0), np.float64), STATE_VERSION):
+            raise ValueError("the calibration was kept by another version")
+        bands = np.asarray(state.get("bands", ()), np.float64).ravel().tolist()
+        if not bands or len(set(bands)) < len(bands) or not set(bands) <= set(range(NUM_BANDS)):
+            raise ValueError(f"calibration bands must be different numbers below {NUM_BANDS}")
+        learned = [shipped_weights()[:_LAST] for _ in bands]
         for name in KEPT_TABLES:
             values = np.asarray(state.get(name, ()), np.float64)
-            if values.shape != (TABLE_SIZES[name],) or not np.isfinite(values).all():
-                raise ValueError(
-                    f"calibration table {name!r} must hold {TABLE_SIZES[name]} finite numbers"
-                )
-            tables[name] = np.clip(values, -MAX_SCORE, MAX_SCORE).tolist()
-        for name, numbers in tables.items():
-            self.weights[OFFSETS[name] : OFFSETS[name] + len(numbers)] = numbers
+            shape = (len(bands), TABLE_SIZES[name])
+            if values.shape != shape or not np.isfinite(values).all():
+                raise ValueError(f"calibration table {name!r} must hold {shape} finite numbers")
+            for weights, row in zip(learned, values.clip(-MAX_SCORE, MAX_SCORE), strict=True):
+                weights[_part(name)] = row.tolist()
+        self._bands = {int(band): row for band, row in zip(bands, learned, strict=True)}
+        self._band = int(bands[0])
+        self.weights[:_LAST] = self._bands.pop(self._band)
+
+
+def shipped_weights() -> list[float]:
+    """The weights before anything is learned."""
+    weights = [0.0] * NUM_WEIGHTS
+    weights[_part("only")] = [ONLY_PRIOR] * TABLE_SIZES["only"]
+    for name, values in priors.WEIGHTS.items():
+        weights[_part(name)] = [value / 100 for value in values]
+    return weights
+
+
+def _part(name: str) -> slice:
+    return slice(OFFSETS[name], OFFSETS[name] + TABLE_SIZES[name])

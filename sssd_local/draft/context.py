@@ -179,9 +179,13 @@ class ContextIndex:
                     size += 1
                 effort -= 1 + (size >> 3)
                 if order <= size < longer:
-                    totals[level] += 1
                     # Past the end of the history the copied text continues with the draft itself.
                     token = tokens[position + 1] if position < last else recent[ahead - 1]
+                    if token < 0:
+                        # The end of one of several texts.
+                        position = links[position]
+                        continue
+                    totals[level] += 1
                     follower = found.get(token)
                     if follower is None:
                         gap = self._gap(recent, position, size)

@@ -21,6 +21,7 @@ class TokenSource(IntEnum):
     DATASTORE = 3
     MEMORY = 4
     RECYCLE = 5
+    EARLIER = 6
 
     @property
     def label(self) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sssd_local.config import MAX_WIDTH, ModelConfig
+from sssd_local.config import MAX_WIDTH, FlashAttention, ModelConfig
 from sssd_local.draft.tree import Float32Array, Int32Array
 from sssd_local.engine.ability import Speculation
 from sssd_local.engine.backend import C, caught_in_callbacks, log
@@ -37,6 +37,14 @@ class SequenceSets(NamedTuple):
     counts: Int32Array
 
 
+def flash_attention_of(config: ModelConfig) -> FlashAttention:
+    """On, off, or auto: measured on a CPU, llama.cpp's choice on a GPU.
+
+    A quantised V cannot do without.
+    """
+    return "on" if config.value_type == "q8_0" else config.flash_attention
+
+
 class Context:
     """A KV cache and the batches evaluated into it.
 
@@ -49,6 +57,11 @@ class Context:
         self.model = model
         self.num_vocab = model.facts.num_vocab
         self.plan = plan_context(model.facts, config, available_bytes())
+        # Auto is off on a CPU: its cost grows row by row below 64 rows, unless measured otherwise.
+        flash_attention = flash_attention_of(config)
+        if flash_attention == "auto" and not model.uses_gpu:
+            flash_attention = "off"
+        self.flash_attention = flash_attention
         branches = self.plan.ability.speculation is Speculation.TREE
         self.num_sequences = NUM_SEQUENCES if branches else 1
         self.ctx = self.plan.ctx
@@ -71,7 +84,7 @@ class Context:
         params.n_threads, params.n_threads_batch = threads, threads_batch
         params.type_k = _GGML_TYPES[config.kv_type]
         params.type_v = _GGML_TYPES[config.value_type]
-        params.flash_attn_type = self._flash_attention(config)
+        params.flash_attn_type = _FLASH[self.flash_attention]
         params.n_rs_seq = self.plan.num_snapshots
         params.swa_full = not self.plan.kept_window
         params.kv_unified = params.offload_kqv = params.no_perf = True
@@ -83,13 +96,10 @@ class Context:
             )
         return handle
 
-    def _flash_attention(self, config: ModelConfig) -> int:
-        """On a CPU its cost grows row by row below 64 rows; a quantised V cannot do without."""
-        if config.flash_attention == "auto" and config.value_type == "q8_0":
-            return _FLASH["on"]
-        if config.flash_attention == "auto" and not (self.model.gpu and self.model.gpu_layers):
-            return _FLASH["off"]
-        return _FLASH[config.flash_attention]
+    @property
+    def has_flash_attention(self) -> bool:
+        """True where it was switched on; False, too, where that is up to llama.cpp."""
+        return self.flash_attention == "on"
 
     def _allocate_batch(self) -> None:
         rows = BATCH_TOKENS

@@ -6,7 +6,7 @@ appear as one line each. `Engine` holds what outlives an answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +19,9 @@ from sssd_local.engine.context import Context
 from sssd_local.engine.kv import Ledger, leaf_masks, sequence_sets
 from sssd_local.engine.model import Model
 from sssd_local.engine.output import Clock, Output, StepResult
+from sssd_local.engine.rest import Rest
 from sssd_local.engine.rollback import new_roll_back
-from sssd_local.engine.sampling import Sampler
+from sssd_local.engine.sampling import Sampler, runner_ups
 from sssd_local.engine.verify import Verdict, verify
 from sssd_local.errors import Cancelled, ContextFullError
 from sssd_local.hardware.governor import ThreadGovernor
@@ -36,6 +37,7 @@ class Request:
 
     `prompt`: int32 [n]. `make_room(history)` returns a shorter history that ends the same, or None
     to stop, when the context is full. `progress(done, total)` hears of evaluated prompt tokens.
+    `temperature` is what the sampler draws at.
     """
 
     prompt: Int32Array
@@ -45,6 +47,7 @@ class Request:
     make_room: Callable[[Int32Array], Int32Array | None]
     should_stop: Callable[[], bool]
     progress: Callable[[int, int], None] | None = None
+    temperature: float = 0.0
 
 
 def answer(engine: Engine, request: Request) -> Generator[StepResult, None, None]:
@@ -65,9 +68,10 @@ def answer(engine: Engine, request: Request) -> Generator[StepResult, None, None
                 masks = engine.decode(root, tree)
                 clock.decode_seconds = engine.context.decode_seconds
                 verdict = verify(tree, engine.context.logits, request.sampler, engine.model.is_eog)
+                rows = engine.runner_ups(verdict)
                 engine.keep(root, tree, masks, verdict)
                 clock.decode_seconds += engine.ledger.extra_seconds
-                engine.observe(tree, verdict, clock)
+                engine.observe(tree, verdict, clock, rows)
                 root = verdict.token
                 yield output.emit(tree, verdict, clock)
     finally:
@@ -94,6 +98,7 @@ class Engine:
         self.reused_tokens = 0
         self._offset = 0
         self._governor: ThreadGovernor | None = None
+        self._rest = Rest()
 
     def use(self, sizer: Sizer, governor: ThreadGovernor | None = None) -> None:
         """Sizes drafts by `sizer` from now on, and lets `governor` choose the threads."""
@@ -118,7 +123,7 @@ class Engine:
         self.reused_tokens = self.ledger.reuse(prompt)
         self._evaluate(prompt[self.reused_tokens :], request, logits=True)
         if self.width != 1:
-            self.drafter.sync(prompt)
+            self.drafter.sync(prompt, temperature=request.temperature)
             self.sizer.begin()
         root = request.sampler.sample(self.context.logits[0])
         if self.width != 1:
@@ -162,13 +167,17 @@ class Engine:
 
     def draft(self, max_depth: int) -> DraftTree:
         """The tree that pays best now; empty for plain decoding."""
+        if self._rest.goes_on():
+            return empty_tree()
         room = min(self.ledger.room - 1, self.context.plan.max_nodes)
         if self.width == 1 or room < 1 or max_depth < 1:
             return empty_tree()
         if self.width is not None:
             return self._checkable(self.drafter.draft(_FLAT, min(room, self.width - 1), max_depth))
+        self._wake()
         if not self.sizer.allows():
-            return self.drafter.draft(_FLAT, 0, 0)
+            self._rest.begin(self.sizer.num_resting)
+            return empty_tree()
         costs = self.sizer.costs(self.ledger.length)
         tree = self._checkable(self.drafter.draft(costs, room, max_depth))
         num_chain = tree.num_chain if self.sizer.branch_seconds else None
@@ -191,33 +200,67 @@ class Engine:
         self.context.decode_rows(tokens, positions, sets)
         return masks
 
+    def runner_ups(self, verdict: Verdict) -> Int32Array | None:
+        """The likeliest tokens after the root and the accepted nodes, where they can pay."""
+        if self.width == 1 or self._rest.is_on or not self.drafter.wants_runner_ups:
+            return None
+        return runner_ups(self.context.logits, [0, *(node + 1 for node in verdict.path)])
+
     def keep(self, root: int, tree: DraftTree, masks: list[int] | None, verdict: Verdict) -> None:
         """Commits the root and the accepted path."""
         self.ledger.commit_step(root, tree, masks, verdict.path)
 
-    def observe(self, tree: DraftTree, verdict: Verdict, clock: Clock) -> None:
+    def observe(
+        self, tree: DraftTree, verdict: Verdict, clock: Clock, rows: Int32Array | None
+    ) -> None:
         """Lets the drafter learn what came true and the cost model what it cost."""
         if self.width == 1:
             return
+        if self._rest.is_on:
+            self._rest.note(verdict.token, clock.decode_seconds)
+            return
         new_tokens = tree.tokens[verdict.path].tolist() if verdict.path else []
-        self.drafter.observe(tree, verdict.path, [*new_tokens, verdict.token])
+        self.drafter.observe(tree, verdict.path, [*new_tokens, verdict.token], rows)
         context_length = self.ledger.length - 1 - len(verdict.path)
+        # What a roll-back cost says nothing of the width, and is no sign of a machine that stalls.
+        extra_seconds = self.ledger.extra_seconds
+        seconds = clock.decode_seconds - extra_seconds
         self.sizer.observe(
-            tree.probs, len(verdict.path), context_length, clock.decode_seconds, clock.draft_seconds
+            tree.probs,
+            len(verdict.path),
+            context_length,
+            seconds,
+            clock.draft_seconds,
+            extra_seconds,
         )
-        if self._governor is not None and self.sizer.cost.is_measured:
-            probed = self.sizer.cost.probed_seconds(len(tree) + 1, context_length)
-            # What a roll-back cost is no sign of a machine that stalls.
-            seconds = clock.decode_seconds - self.ledger.extra_seconds
+        self._watch(len(tree) + 1, context_length, [seconds])
+
+    def _watch(self, width: int, context_length: int, steps: Sequence[float]) -> None:
+        """Lets the governor see the seconds of steps, and sets the threads it asks for."""
+        if self._governor is None or not self.sizer.cost.is_measured:
+            return
+        probed = self.sizer.cost.probed_seconds(width, context_length)
+        for seconds in steps:
             threads = self._governor.observe(seconds / probed)
             if threads is not None:
+                # The rest of them ran with the threads before.
                 self.context.set_threads(*threads)
+                return
+
+    def _wake(self) -> None:
+        """Ends a rest: all hear of its steps."""
+        tokens, seconds = self._rest.end()
+        if tokens:
+            self.drafter.extend(np.array(tokens, np.int32))
+            self.sizer.observe_rest(seconds, self.ledger.length)
+            self._watch(1, self.ledger.length, seconds)
 
     def settle(self, request: Request, output: Output) -> None:
         """Makes cache, history and sources agree on what was emitted, wherever it stopped."""
         self.ledger.restore()
         self.ledger.roll_back(self._offset + len(output.token_ids))
         if self.width != 1:
+            self._wake()
             history = np.array(output.token_ids, np.int32)
             self.drafter.sync(np.concatenate((request.prompt, history)))
 
@@ -227,6 +270,7 @@ class Engine:
 
     def reset(self) -> None:
         """Forgets all text; what was learned about odds and costs stays."""
+        self._rest.end()
         self.ledger.clear()
         self.drafter.reset()
 

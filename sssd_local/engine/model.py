@@ -226,6 +226,11 @@ class Model:
             raise BackendError("the model is closed")
 
     @property
+    def uses_gpu(self) -> bool:
+        """True when layers of it are on a GPU."""
+        return self.gpu and self.gpu_layers != 0
+
+    @property
     def handle(self) -> Any:
         """llama.cpp's model pointer."""
         self._check_open()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import statistics
 import struct
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +17,14 @@ from sssd_local.engine.ability import RollBackKind
 from sssd_local.engine.backend import C
 from sssd_local.engine.context import Context
 from sssd_local.engine.kv import leaf_masks, sequence_sets
+from sssd_local.errors import ModelError
 
 UInt8Array = NDArray[np.uint8]
 
 MAX_STATE_BYTES = 1 << 30
 # Evaluating this many tokens for real costs no more than the probe itself.
 MAX_EVALUATED = 256
+RESTORES = 3
 # magic, sequence, streams, cells; then per cell position, number of sequences, sequence.
 _HEAD = struct.Struct("<IiII")
 _CELL = struct.Struct("<iIi")
@@ -98,15 +103,46 @@ def _read_layout(state: bytes) -> CellLayout | None:
 class ContextRig:
     """Runs verify batches on a context that is the probe's alone meanwhile; empty it afterwards."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(
+        self, context: Context, make_context: Callable[[bool], Context] | None = None
+    ) -> None:
+        """`make_context(flash_attention)` makes another one; the rig closes the one before."""
         self._context = context
+        self._make_context = make_context
+        self._threads: tuple[int, int] | None = None
         self._length = 0
         self._layout: CellLayout | None = None
         self._has_layout = False
 
     def set_threads(self, threads: int, threads_batch: int) -> None:
         """Threads of one-token steps and of wider ones from now on."""
+        self._threads = (threads, threads_batch)
         self._context.set_threads(threads, threads_batch)
+
+    @property
+    def context(self) -> Context:
+        """The context the rig runs on at present."""
+        return self._context
+
+    def set_flash_attention(self, on: bool) -> bool:
+        """Makes the context anew, empty, with or without flash attention; False if it cannot.
+
+        Raises ModelError when not even the one before can be made again.
+        """
+        if on == self._context.has_flash_attention:
+            return True
+        if self._make_context is None:
+            return False
+        # Two at a time might not fit.
+        self._context.close()
+        try:
+            self._context = self._make_context(on)
+        except ModelError:
+            self._context = self._make_context(not on)
+        self._length, self._layout, self._has_layout = 0, None, False
+        if self._threads is not None:
+            self._context.set_threads(*self._threads)
+        return on == self._context.has_flash_attention
 
     def fill(self, context_length: int) -> bool:
         """Empties the cache and puts a state of so many tokens into it; False if it cannot.
@@ -183,6 +219,27 @@ class ContextRig:
             tokens, positions, None if masks is None else sequence_sets(masks)
         )
         self._roll_back()
+
+    def restore_seconds(self) -> tuple[float, float]:
+        """Seconds of saving a recurrent state before a draft and of loading it after a wrong one.
+
+        Zeros where the cache rolls back otherwise.
+        """
+        context = self._context
+        if context.plan.ability.roll_back is not RollBackKind.RESTORE:
+            return 0.0, 0.0
+        times: list[tuple[float, float]] = []
+        for _ in range(RESTORES):
+            self.fill(0)
+            context.decode_one(0, 0)
+            start = time.perf_counter()
+            state = context.save_state(on_device=True)
+            saved = time.perf_counter()
+            context.load_state(state, on_device=True)
+            times.append((saved - start, time.perf_counter() - saved))
+        self.fill(0)
+        saves, loads = zip(*times, strict=True)
+        return statistics.median(saves), statistics.median(loads)
 
     def _roll_back(self) -> None:
         if self._length:

@@ -82,6 +82,15 @@ class Account:
         """Whether the next step may speculate."""
         return self._resting == 0
 
+    @property
+    def num_resting(self) -> int:
+        """How many more steps speculation rests."""
+        return self._resting
+
+    def rest(self, num_steps: int) -> None:
+        """Takes in plain steps of a rest."""
+        self._resting = max(0, self._resting - num_steps)
+
     def record(self, predicted: float, accepted: int, seconds: float, plain: float) -> None:
         """Takes in a step: Σ probs of the tested nodes, how many were right, the step's seconds
         with drafting, and the seconds of a plain step."""

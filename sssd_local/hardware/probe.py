@@ -19,6 +19,7 @@ from sssd_local.config import MAX_WIDTH
 LOAD_SECONDS = 1.45
 LOAD_STEPS = 7.6
 MAX_REPEATS = 5
+WARM_UP_STEPS = 5
 
 # 1 is the anchor. A second sample of the narrow widths tells a stall from a dear width.
 COARSE = (1, 1, 4, 2, 8, 3, 1, 16, 6, 12, 4, 2, 1, 8, 3, 32, 1, 16)
@@ -88,6 +89,22 @@ def run_probe(
     return probe.points(context_length)
 
 
+def warm_up(step: Callable[[], float], should_stop: Callable[[], bool]) -> float:
+    """Runs one-token steps until they stop getting faster; page faults and clocks settle.
+
+    `step` runs one and returns its seconds. Returns those of the fastest, inf when stopped at once.
+    """
+    before = math.inf
+    for _ in range(WARM_UP_STEPS):
+        if should_stop():
+            break
+        seconds = step()
+        if seconds > before / AGREEMENT:
+            return min(seconds, before)
+        before = seconds
+    return before
+
+
 def is_reliable(points: list[ProbePoint], max_width: int) -> bool:
     """True when the points are worth keeping: no stalls cut the probe short, no noise drowned it.
 
@@ -143,21 +160,14 @@ class _Probe:
         self._samples: dict[int, list[float]] = {}
 
     def warm_up(self) -> None:
-        """Runs one-token steps until they stop getting faster; page faults and clocks settle.
+        """The budget begins after the first step, which may have to read the model from disk."""
+        self._fastest = warm_up(self._first, self._should_stop)
 
-        The budget begins after the first, which may have to read the model from disk.
-        """
-        before = math.inf
-        for attempt in range(5):
-            if self._should_stop():
-                return
-            seconds = self._time(1)
-            if attempt == 0:
-                self._begin = self._clock()
-            self._fastest = min(seconds, before)
-            if seconds > before / AGREEMENT:
-                return
-            before = seconds
+    def _first(self) -> float:
+        seconds = self._time(1)
+        if math.isinf(self._fastest):
+            self._begin, self._fastest = self._clock(), seconds
+        return seconds
 
     def measure(self, width: int) -> None:
         """Takes a sample. A stalled one counts only for a new width, and if it repeats itself."""

@@ -7,40 +7,58 @@ import json
 import logging
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from sssd_local.config import MAX_THREADS
 from sssd_local.errors import ModelError
 from sssd_local.files import write_atomic
 from sssd_local.hardware.probe import ProbePoint
 from sssd_local.hardware.threads import sysctl
 
-VERSION = 2
+VERSION = 3
 MAX_BYTES = 16 << 20
 DIGEST_BYTES = 1 << 20
-MAX_THREADS = 1024
 
 log = logging.getLogger("sssd_local")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProfileKey:
+class Setup:
+    """How a model is loaded, as far as it changes what steps cost.
+
+    `threads` are those the user asked for, 0 when they are chosen by measurement; `gpus` the main
+    one and the shares of each; `flash_attention` on, off, or auto where it is chosen by
+    measurement or by llama.cpp; `lora` names the adapters by content; `kept_window` and
+    `num_snapshots` are those of the context's plan.
+    """
+
+    threads: int = 0
+    threads_batch: int = 0
+    gpu_layers: int = 0
+    gpus: str = ""
+    kv_type: str = "f16"
+    kv_type_v: str = "f16"
+    flash_attention: str = "auto"
+    lora: str = ""
+    kept_window: int = 0
+    num_snapshots: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileKey(Setup):
     """Everything that step times depend on; profiles of other keys are never used.
 
     `model_digest` is the blake2b of the first MiB of the file, `backend` llama.cpp's build and
-    system information, `device` what its layers are offloaded to; `threads` are those the user
-    asked for, 0 when they are chosen by measurement.
+    system information, `device` what its layers are offloaded to.
     """
 
     model_size: int
     model_mtime_ns: int
     model_digest: str
     backend: str
-    threads: int
-    threads_batch: int
-    gpu_layers: int
-    kv_type: str
     device: str
     system: str
     cpu: str
@@ -51,39 +69,41 @@ class ProfileKey:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def profile_key(
-    model_path: Path,
-    *,
-    backend: str,
-    threads: int,
-    threads_batch: int,
-    gpu_layers: int,
-    kv_type: str,
-    device: str = "",
-) -> ProfileKey:
+def profile_key(model_path: Path, setup: Setup, *, backend: str, device: str = "") -> ProfileKey:
     """The key of a model file on this machine. Raises ModelError if the file cannot be read."""
-    try:
-        status = model_path.stat()
-        with model_path.open("rb") as file:
-            head = file.read(DIGEST_BYTES)
-    except OSError as error:
-        raise ModelError(
-            f"cannot read the model file {model_path}: {error.strerror or error}; check the path "
-            "and its permissions"
-        ) from error
+    size, mtime_ns, digest = file_identity(model_path)
     return ProfileKey(
-        model_size=status.st_size,
-        model_mtime_ns=status.st_mtime_ns,
-        model_digest=hashlib.blake2b(head, digest_size=16).hexdigest(),
+        model_size=size,
+        model_mtime_ns=mtime_ns,
+        model_digest=digest,
         backend=backend,
-        threads=threads,
-        threads_batch=threads_batch,
-        gpu_layers=gpu_layers,
-        kv_type=kv_type,
         device=device,
         system=f"{platform.system()} {platform.machine()}",
         cpu=cpu_name(),
+        **asdict(setup),
     )
+
+
+def file_identity(path: Path) -> tuple[int, int, str]:
+    """Bytes, time of change in ns, and blake2b of the first MiB. Raises ModelError."""
+    try:
+        status = path.stat()
+        with path.open("rb") as file:
+            head = file.read(DIGEST_BYTES)
+    except OSError as error:
+        raise ModelError(
+            f"cannot read the model file {path}: {error.strerror or error}; check the path "
+            "and its permissions"
+        ) from error
+    return status.st_size, status.st_mtime_ns, hashlib.blake2b(head, digest_size=16).hexdigest()
+
+
+def lora_identity(adapters: Sequence[tuple[str, float]]) -> str:
+    """A short name for (path, scale) pairs that other files or scales do not have; "" for none."""
+    if not adapters:
+        return ""
+    parts = [(*file_identity(Path(path)), scale) for path, scale in adapters]
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
 def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
@@ -106,14 +126,18 @@ def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 class Profile:
     """What is known of a model on this machine.
 
-    Cost points; the thread counts they were taken with; what a tree costs over a chain; whether
-    the full probe made them; and a calibration state made of what JSON can hold (None: none kept).
+    Cost points; the thread counts and the flash attention they were taken with; what a tree costs
+    over a chain; what saving and loading a recurrent state costs; whether the full probe made them;
+    and a calibration state made of what JSON can hold (None: none kept).
     """
 
     points: tuple[ProbePoint, ...]
     threads: int
     threads_batch: int
     branch_seconds: float = 0.0
+    save_seconds: float = 0.0
+    load_seconds: float = 0.0
+    flash_attention: bool = False
     is_full: bool = False
     calibration: dict[str, Any] | None = None
 
@@ -125,10 +149,13 @@ class Profile:
         counts = (self.threads, self.threads_batch)
         if not all(type(count) is int and 1 <= count <= MAX_THREADS for count in counts):
             raise ValueError(f"thread counts must be from 1 to {MAX_THREADS}, got {counts}")
-        if type(self.branch_seconds) is not float or not 0 <= self.branch_seconds < 60:
-            raise ValueError(f"branch_seconds must be a number from 0, got {self.branch_seconds!r}")
-        if type(self.is_full) is not bool:
-            raise ValueError(f"is_full must be true or false, got {self.is_full!r}")
+        for name in ("branch_seconds", "save_seconds", "load_seconds"):
+            value = getattr(self, name)
+            if type(value) is not float or not 0 <= value < 60:
+                raise ValueError(f"{name} must be a number from 0, got {value!r}")
+        for name in ("flash_attention", "is_full"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +180,11 @@ class ProfileStore:
         """The file of a key."""
         return self.folder / f"{key.digest()}.json"
 
-    def load(self, key: ProfileKey) -> Profile | None:
-        """The profile kept for exactly this key; None if there is none or it is of no use."""
+    def load(self, key: ProfileKey, *, quiet: bool = False) -> Profile | None:
+        """The profile kept for exactly this key; None if there is none or it is of no use.
+
+        `quiet` leaves the note of that to a later load.
+        """
         path = self.path(key)
         try:
             with path.open("rb") as file:
@@ -165,7 +195,8 @@ class ProfileStore:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, TypeError, RecursionError) as error:
-            log.warning("ignoring the profile %s, measuring again: %s", path.name, error)
+            if not quiet:
+                log.warning("ignoring the profile %s, measuring again: %s", path.name, error)
             return None
 
     def save(self, key: ProfileKey, profile: Profile, model: str = "") -> bool:
@@ -212,7 +243,10 @@ class ProfileStore:
         return number
 
 
-_PLAIN = ("threads", "threads_batch", "branch_seconds", "is_full", "calibration")
+_PLAIN = (
+    "threads", "threads_batch", "branch_seconds", "save_seconds", "load_seconds",
+    "flash_attention", "is_full", "calibration",
+)  # fmt: skip
 
 
 def _parse(data: bytes, key: ProfileKey) -> Profile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import median
 
 import numpy as np
@@ -20,11 +21,16 @@ MAX_SURPRISE = 2.0
 # Plain steps teach the cost model in groups, by the median of each, as one lesson costs as much
 # as a draft; those of a very fast model less often still.
 LESSON_STEPS = 4
-LESSON_SECONDS = 0.002
-# After so many steps without a draft that paid, drafting may take this share of the time.
+LESSON_SECONDS = 0.01
+# After so many steps without a draft that paid, or once drafting has taken so many plain steps'
+# time more than it brought, it may take this share of the time.
 IDLE_STEPS = 32
+IDLE_DEBT = 2.0
+MOST_DEBT = 3.0
 IDLE_SHARE = 0.01
-MAX_SKIPPED = 32
+MAX_SKIPPED = 512
+# No more time than this passes without a look at the machine.
+REST_SECONDS = 0.05
 # Steps between two tries of widths the cost model may be wrong about.
 TRY_STEPS = 128
 GAP_STEPS = 96
@@ -37,15 +43,29 @@ CHEAPER = 0.85
 class Sizer:
     """Chooses how many nodes of a draft to test and learns from what came of it."""
 
-    def __init__(self, cost: CostModel, branch_seconds: float = 0.0) -> None:
-        """`branch_seconds`: what a tree costs over a chain of the same width."""
+    def __init__(
+        self,
+        cost: CostModel,
+        branch_seconds: float = 0.0,
+        save_seconds: float = 0.0,
+        load_seconds: float = 0.0,
+    ) -> None:
+        """`branch_seconds`: what a tree costs over a chain of the same width.
+
+        `save_seconds` and `load_seconds` (zeros where there is no need): what saving the model's
+        state before a draft costs, and going back to it after a wrong one; what was right of that
+        is then evaluated once more.
+        """
         self.cost = cost
         self.branch_seconds = branch_seconds
+        self.save_seconds = save_seconds
+        self.load_seconds = load_seconds
         self._account = Account()
         self._plain_times: list[float] = []
         self._since_lesson = 0.0
         self._idle = 0
         self._skipped = 0
+        self._debt = 0.0
         # Of a draft, smoothed, and of a one-token step at the last context length.
         self._draft_seconds = 0.0
         self._step_seconds = math.inf
@@ -71,14 +91,28 @@ class Sizer:
         return True
 
     def _skips(self) -> bool:
-        if self._idle < IDLE_STEPS or not self.cost.is_measured:
+        is_idle = self._idle >= IDLE_STEPS or self._debt > IDLE_DEBT * self._step_seconds
+        if not is_idle or not self.cost.is_measured:
             return False
-        affordable = self._draft_seconds / (IDLE_SHARE * self._step_seconds)
         self._skipped += 1
-        if self._skipped < min(MAX_SKIPPED, affordable):
+        if self._skipped < self._affordable:
             return True
         self._skipped = 0
         return False
+
+    @property
+    def _affordable(self) -> float:
+        """Every how many steps a draft takes the share it may."""
+        return min(MAX_SKIPPED, self._draft_seconds / (IDLE_SHARE * self._step_seconds))
+
+    @property
+    def num_resting(self) -> int:
+        """How many steps, this one included, need not ask after `allows` has said no.
+
+        Their times are given to `observe_rest` together.
+        """
+        left = self._account.num_resting or math.ceil(self._affordable) - self._skipped
+        return max(1, min(left, int(REST_SECONDS / self._step_seconds)))
 
     def costs(self, context_length: int) -> Float64Array:
         """Seconds of a verify batch of 1 to 64 tokens, float64 [64].
@@ -99,6 +133,8 @@ class Sizer:
             costs = costs.copy()
             costs[num_chain + 1 :] += self.branch_seconds
         optimism = self._account.optimism
+        if self.save_seconds or self.load_seconds:
+            costs = self._with_replay(optimism * probs, costs)
         size = best_size(probs, costs, optimism=optimism)
         self._idle = 0 if size else self._idle + 1
         if size == 0 or self._is_try:
@@ -107,6 +143,18 @@ class Sizer:
         gain = expected * costs.item(0) / costs.item(size) - 1.0
         return size if gain > MARGIN + self.cost.relative_error(size + 1) / 2 else 0
 
+    def _with_replay(self, probs: Float32Array, costs: Float64Array) -> Float64Array:
+        """What chains cost with the expected costs of going back; those of no draft stay."""
+        size = min(len(probs), len(costs) - 1)
+        # The odds that all of a chain's first 0, 1, ... nodes are right, and that just they are.
+        reached = np.concatenate(([1.0], probs[:size]))
+        ends = reached[:-1] - reached[1:]
+        again = np.cumsum(ends * np.where(np.isfinite(costs[:size]), costs[:size], 0.0))
+        wrong = 1.0 - reached[1:]
+        costs = costs.copy()
+        costs[1 : size + 1] += self.save_seconds + wrong * self.load_seconds + again
+        return costs
+
     def observe(
         self,
         probs: Float32Array,
@@ -114,14 +162,19 @@ class Sizer:
         context_length: int,
         decode_seconds: float,
         draft_seconds: float,
+        extra_seconds: float = 0.0,
     ) -> None:
-        """Takes in a verified step: tested nodes' probabilities, hits, and the step's seconds."""
+        """Takes in a verified step: tested nodes' probabilities, hits, and the step's seconds.
+
+        `extra_seconds`: what going back took, beside `decode_seconds`.
+        """
         width = len(probs) + 1
         costs = self.cost.curve(context_length)
         plain, predicted = costs.item(0), costs.item(width - 1)
         self._step_seconds = plain
         if draft_seconds > 0:
-            self._draft_seconds += (draft_seconds - self._draft_seconds) / 8
+            before = self._draft_seconds or draft_seconds
+            self._draft_seconds = before + (draft_seconds - before) / 8
         if width == 1 and self._is_try:
             # There was no draft to try it on; looking at every step would cost more than it finds.
             self._since_try = TRY_STEPS - RETRY_STEPS
@@ -134,7 +187,21 @@ class Sizer:
         if self.cost.is_measured and predicted < np.inf:
             bounded = min(max(decode_seconds, predicted / MAX_SURPRISE), predicted * MAX_SURPRISE)
             tokens = float(probs.sum()) if width > 1 else 0.0
+            bounded += extra_seconds
             self._account.record(tokens, num_accepted, bounded + draft_seconds, plain)
+            won = max(0.0, (1 + num_accepted) * plain - bounded) if width > 1 else 0.0
+            self._debt = min(max(0.0, self._debt + draft_seconds - won), MOST_DEBT * plain)
+
+    def observe_rest(self, seconds: Sequence[float], context_length: int) -> None:
+        """Takes in the seconds of `num_resting` plain steps, or fewer, that nobody was asked in."""
+        if self._account.num_resting:
+            self._account.rest(len(seconds))
+        else:
+            self._skipped += len(seconds) - 1
+        self._plain_times += seconds
+        self._since_lesson += sum(seconds)
+        self._teach_plain(context_length)
+        self._step_seconds = self.cost.seconds(1, context_length)
 
     def _after_try(self, surprise: float) -> None:
         again = surprise < CHEAPER and self._tries < MAX_TRIES
@@ -144,6 +211,9 @@ class Sizer:
     def _observe_plain(self, context_length: int, seconds: float) -> None:
         self._plain_times.append(seconds)
         self._since_lesson += seconds
+        self._teach_plain(context_length)
+
+    def _teach_plain(self, context_length: int) -> None:
         enough = len(self._plain_times) >= LESSON_STEPS and self._since_lesson > LESSON_SECONDS
         if enough or not self.cost.is_measured:
             self.cost.observe(1, context_length, median(self._plain_times))

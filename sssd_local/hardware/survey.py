@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sssd_local.hardware.probe import AGREEMENT, ProbePoint, middle, run_probe
+from sssd_local.hardware.probe import AGREEMENT, ProbePoint, middle, run_probe, warm_up
 
 # Enough for the grid on a machine with a one-token step of 20 ms; slower ones get more.
 MAX_SECONDS = 9.0
@@ -32,6 +32,11 @@ DEEP_ROUNDS = 3
 TREE_WIDTHS = (4, 8)
 TREE_ROUNDS = 3
 ANCHOR_STEPS = 3
+FLASH_WIDTHS = (1, 4, 8)
+FLASH_ROUNDS = 2
+# Flash attention must save this share of a step after a long context, and one-token steps with it
+# may not be slower by more.
+FLASH_GAIN = 0.03
 
 
 class Rig(Protocol):
@@ -42,6 +47,9 @@ class Rig(Protocol):
 
     def set_threads(self, threads: int, threads_batch: int) -> None:
         """Threads of one-token steps and of wider ones from now on."""
+
+    def set_flash_attention(self, on: bool) -> bool:
+        """Makes the context anew, empty, with or without it; False if it cannot."""
 
     def decode(self, width: int) -> None:
         """Evaluates a chain of `width` tokens after the filled context, and rolls it back."""
@@ -55,6 +63,7 @@ class Plan:
     """What to measure: widths up to `max_width`, context lengths from 0 up, and thread counts.
 
     The first of `threads` and `threads_batch` is the usual count; one each measures nothing.
+    `flash_attention`: it is tried; the rig begins without.
     """
 
     max_width: int
@@ -62,6 +71,7 @@ class Plan:
     threads: tuple[int, ...] = (1,)
     threads_batch: tuple[int, ...] = (1,)
     trees: bool = True
+    flash_attention: bool = False
 
     def __post_init__(self) -> None:
         if self.context_lengths[:1] != (0,) or list(self.context_lengths) != sorted(
@@ -82,6 +92,7 @@ class Findings:
     branch_seconds: float = 0.0
     dropped_blocks: int = 0
     is_complete: bool = True
+    flash_attention: bool = False
 
 
 @dataclass(slots=True)
@@ -103,7 +114,7 @@ class Survey:
         plan = self.plan
         self.rig.set_threads(plan.threads[0], plan.threads_batch[0])
         self.rig.fill(0)
-        self._step = self._warm_up()
+        self._step = warm_up(lambda: self._time(1), self.should_stop)
         self._begin = self.clock()
         threads = self._best_threads(plan.threads, (1,), lambda count: (count, count), "threads")
         threads_batch = self._best_threads(
@@ -113,6 +124,7 @@ class Survey:
             "threads of batches",
         )
         self.rig.set_threads(threads, threads_batch)
+        flash_attention = plan.flash_attention and self._prefers_flash_attention()
         self._measure_first()
         for number, context_length in enumerate(plan.context_lengths[1:]):
             self._progress(f"after {context_length} tokens")
@@ -130,16 +142,8 @@ class Survey:
             branch,
             self.dropped_blocks,
             bool(measured) and measured == set(plan.context_lengths) and not self.should_stop(),
+            flash_attention,
         )
-
-    def _warm_up(self) -> float:
-        self._time(1)
-        seconds = [self._time(1)]
-        while len(seconds) < 5 and not self.should_stop():
-            seconds.append(self._time(1))
-            if seconds[-1] > seconds[-2] / AGREEMENT:
-                break
-        return min(seconds)
 
     def _time(self, width: int, decode: Callable[[int], None] | None = None) -> float:
         start = self.clock()
@@ -179,6 +183,40 @@ class Survey:
         seconds = {count: middle(seen) for count, seen in samples.items()}
         best = min(counts, key=lambda count: seconds[count])
         return best if seconds[best] < (1 - THREAD_GAIN) * seconds[counts[0]] else counts[0]
+
+    def _prefers_flash_attention(self) -> bool:
+        """Whether it is faster after the longest context; leaves the rig with what is faster."""
+        self._progress("flash attention")
+        tried = self.rig.set_flash_attention(True)
+        with_it = self._flash_block() if tried else []
+        # The usual way last: mostly the rig can stay with it.
+        self.rig.set_flash_attention(False)
+        without = self._flash_block() if with_it else []
+        self.rig.fill(0)
+        if not with_it or not without or self._stopped():
+            return False
+        ratios = [a / b for a, b in zip(with_it, without, strict=True)]
+        mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+        is_better = mean < 1 - FLASH_GAIN and ratios[0] < 1 + FLASH_GAIN
+        return is_better and self.rig.set_flash_attention(True)
+
+    def _flash_block(self) -> list[float]:
+        """Anchor steps that widths take after the longest context that can be filled.
+
+        Empty where none can be, or where the machine changed meanwhile.
+        """
+        widths = [width for width in FLASH_WIDTHS if width <= self.plan.max_width]
+        if self._stopped():
+            return []
+        before = self._anchor()
+        if not any(map(self.rig.fill, reversed(self.plan.context_lengths[1:]))):
+            return []
+        self._time(1)
+        samples = [[self._time(width) for width in widths] for _ in range(FLASH_ROUNDS)]
+        after = self._anchor()
+        if max(before, after) > AGREEMENT * min(before, after):
+            return []
+        return [min(seen) / math.sqrt(before * after) for seen in zip(*samples, strict=True)]
 
     def _measure_first(self) -> None:
         """All widths after an empty context."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from sssd_local.draft.calibrate import Calibration
 from sssd_local.draft.drafter import LEAST_GAIN, Drafter
-from sssd_local.draft.source import NO_CANDIDATES, Candidates
+from sssd_local.draft.source import Candidates
 from sssd_local.draft.tree import DraftTree, Int32Array, TokenSource
 
 FLAT = np.ones(64)
@@ -49,12 +50,17 @@ class Fixed:
     kind: TokenSource = TokenSource.DATASTORE
     found: Candidates = field(default_factory=lambda: Candidates((77, 78), (9, 1), 10, 2))
     taken: list[int] = field(default_factory=list)
+    rest: list[int] = field(default_factory=list)
 
     def extend(self, new: Int32Array) -> None:
         self.taken += new.tolist()
 
-    def candidates(self, suffix: list[int]) -> Candidates:
-        return self.found if suffix[0] != 77 else NO_CANDIDATES
+    def matches(self, suffix: list[int]) -> Iterator[Candidates]:
+        if suffix[0] != 77:
+            yield self.found
+
+    def continuation(self, position: int) -> list[int]:
+        return self.rest[position:]
 
     def reset(self) -> None:
         self.taken.clear()
@@ -210,3 +216,99 @@ def test_observe_refuses_a_path_that_does_not_fit_its_tokens() -> None:
 def test_impossible_limits_are_refused(limits: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="max_nodes must be"):
         Drafter(Calibration(), **limits)  # type: ignore[arg-type]
+
+
+def test_dropped_text_stays_usable_until_forgotten() -> None:
+    drafter, text = Drafter(Calibration()), list(range(100, 160))
+    drafter.sync(tokens(*text))
+    drafter.sync(tokens(*text[:3], 7, 8, *text[20:30]))
+    tree = drafter.draft(FLAT, 63, 63)
+    assert tree.tokens[:25].tolist() == text[30:55]
+    assert set(tree.sources[:25].tolist()) == {TokenSource.EARLIER}
+    assert tree.check() == ""
+    assert drafter.wants_runner_ups
+    drafter.forget()
+    assert len(drafter.draft(FLAT, 63, 63)) == 0
+    assert drafter.context.history().tolist() == [*text[:3], 7, 8, *text[20:30]]
+
+
+def test_a_beginning_of_dropped_text_is_found_after_what_led_to_it() -> None:
+    drafter = Drafter(Calibration())
+    drafter.sync(tokens(1, 2, 3, *range(50, 60)))
+    drafter.sync(tokens(1, 2, 3))
+    assert drafter.draft(FLAT, 63, 63).tokens[:10].tolist() == list(range(50, 60))
+
+
+def test_nothing_is_kept_where_it_is_not_wanted() -> None:
+    drafter = Drafter(Calibration(), keep_earlier=False, recycle=False)
+    drafter.sync(tokens(*range(100, 160)))
+    drafter.sync(tokens(5, *range(120, 130)))
+    rows = np.array([[9, 8]], np.int32)
+    drafter.observe(drafter.draft(FLAT, 63, 63), [], [130], rows)
+    assert len(drafter.draft(FLAT, 63, 63)) == 0
+    assert not drafter.wants_runner_ups
+    drafter.forget()
+
+
+def test_runner_ups_are_drafted_where_their_context_comes_again() -> None:
+    drafter = Drafter(Calibration())
+    drafter.sync(tokens(1, 2))
+    drafter.observe(drafter.draft(FLAT, 0, 0), [], [3], np.array([[3, 4, 5]], np.int32))
+    drafter.observe(drafter.draft(FLAT, 0, 0), [], [9], np.array([[6, -1, -1]], np.int32))
+    drafter.sync(tokens(8, 1, 2))
+    tree = drafter.draft(FLAT, 63, 2)
+    at_root = tree.tokens[tree.parents == -1].tolist()
+    assert set(at_root) == {3, 4, 5}
+    below = {int(token) for token, depth in zip(tree.tokens, tree.depths, strict=True) if depth > 1}
+    assert below == {6}
+    assert set(tree.sources.tolist()) == {TokenSource.RECYCLE}
+    drafter.reset()
+    drafter.sync(tokens(8, 1, 2))
+    assert len(drafter.draft(FLAT, 63, 2)) == 0
+
+
+def test_runner_ups_are_wanted_where_they_can_pay() -> None:
+    drafter = Drafter(Calibration())
+    assert not drafter.wants_runner_ups
+    drafter.sync(tokens(1, 2))
+    for costs, wanted in ((FLAT, True), (STEEP, False), (np.array([1.0, 1.5, 1.6]), True)):
+        drafter.draft(costs, 63, 5)
+        assert drafter.wants_runner_ups is wanted
+    drafter.draft(FLAT, 0, 5)
+    assert not drafter.wants_runner_ups
+    with pytest.raises(ValueError, match="1 rows have runner-ups, got 2"):
+        drafter.observe(drafter.draft(FLAT, 0, 0), [], [3], np.zeros((2, 8), np.int32))
+
+
+def test_a_store_is_copied_on_from() -> None:
+    text = list(range(200, 260))
+    found = Candidates((77,), (9,), 9, 32, (0,))
+    drafter = Drafter(Calibration(), sources=[Fixed(found=found, rest=[77, *text])])
+    drafter.sync(tokens(3))
+    tree = drafter.draft(FLAT, 40, 40)
+    assert tree.tokens.tolist() == [77, *text[:39]]
+    assert set(tree.sources.tolist()) == {TokenSource.DATASTORE}
+
+
+def test_steps_without_drafts_are_taken_in_together() -> None:
+    source = Fixed()
+    drafter = Drafter(Calibration(), sources=[source])
+    drafter.sync(tokens(1, 2))
+    drafter.extend(tokens(3, 1))
+    assert drafter.context.history().tolist() == [1, 2, 3, 1]
+    assert source.taken == [1, 2, 3, 1]
+    assert drafter.context.origins[3] == TokenSource.OUTPUT
+
+
+def test_answers_of_a_temperature_learn_their_own_odds() -> None:
+    drafter, text = Drafter(Calibration()), tokens(1, 2, 9, 1)
+    drafter.sync(text)
+    for _ in range(3):
+        drafter.observe(drafter.draft(FLAT, 63, 1).prefix(0), [], [5])
+        drafter.sync(text, temperature=1.5)
+    drafter.sync(text, temperature=0.0)
+    drafter.draft(FLAT, 63, 1)
+    greedy = drafter.root_candidates()[1]
+    drafter.sync(text, temperature=1.5)
+    drafter.draft(FLAT, 63, 1)
+    assert drafter.root_candidates()[1] < greedy

@@ -181,29 +181,32 @@ def test_positions_of_a_small_window(tiny_model: TinyModel) -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, 0),
-        ({"flash_attention": "off"}, 0),
-        ({"flash_attention": "on"}, 1),
-        ({"kv_type": "q8_0"}, 1),
-        ({"kv_type_v": "q8_0"}, 1),
-        ({"kv_type": "q8_0", "kv_type_v": "f16"}, 0),
-        ({"kv_type": "q8_0", "kv_type_v": "f16", "flash_attention": "on"}, 1),
+        ({}, "off"),
+        ({"flash_attention": "off"}, "off"),
+        ({"flash_attention": "on"}, "on"),
+        ({"kv_type": "q8_0"}, "on"),
+        ({"kv_type_v": "q8_0"}, "on"),
+        ({"kv_type": "q8_0", "kv_type_v": "f16"}, "off"),
+        ({"kv_type": "q8_0", "kv_type_v": "f16", "flash_attention": "on"}, "on"),
     ],
 )
 def test_flash_attention_on_a_cpu(
-    tiny_model: TinyModel, options: dict[str, Any], expected: int
+    tiny_model: TinyModel, options: dict[str, Any], expected: str
 ) -> None:
     """Off, because its cost grows row by row; quantised values cannot do without it."""
     config = ModelConfig(ctx=64, **options)
     model = Model(tiny_model(), config)
     model.gpu = False
     context = Context(model, config, 1, 1)
-    assert context._flash_attention(config) == expected
+    assert context.flash_attention == expected
+    assert context.has_flash_attention == (expected == "on")
     context.decode_one(5, 0)
     assert np.isfinite(context.logits).all()
     if not options:
         model.gpu, model.gpu_layers = True, -1
-        assert context._flash_attention(config) == -1
+        other = Context(model, config, 1, 1)
+        assert other.flash_attention == "auto"
+        other.close()
     context.close()
     model.close()
 

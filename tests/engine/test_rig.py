@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sssd_local.draft.tree import Int32Array
+from sssd_local.engine.context import Context
 from sssd_local.engine.rig import MAX_EVALUATED, CellLayout, ContextRig, read_layout
+from sssd_local.errors import ModelError
 from tests.tiny import Bench
 
 TinyModel = Callable[..., Path]
@@ -98,3 +101,43 @@ def test_cut_or_longer_states_are_recognised(cut: int) -> None:
     assert read_layout(state()[:-cut]) is None
     assert read_layout(state() + bytes(cut)) is None
     assert read_layout(state(2)) is None
+
+
+def test_a_rig_changes_flash_attention_and_goes_on(tiny_model: TinyModel) -> None:
+    with Bench(tiny_model(), ctx=512) as bench:
+        made: list[Context] = []
+
+        def make(on: bool) -> Context:
+            config = replace(bench.config, flash_attention="on" if on else "off")
+            made.append(Context(bench.model, config, 1, 1))
+            return made[-1]
+
+        rig = ContextRig(make(False), make)
+        rig.set_threads(1, 1)
+        assert rig.fill(100)
+        assert rig.set_flash_attention(False)
+        assert len(made) == 1
+        for on in (True, False):
+            assert rig.set_flash_attention(on)
+            assert rig.context is made[-1]
+            assert rig.context.has_flash_attention == on
+            assert rig.fill(100)
+            rig.decode(4)
+            assert rig.context.last_position(0) == 99
+        rig.context.close()
+        assert not ContextRig(bench.context).set_flash_attention(True)
+
+
+def test_a_rig_that_cannot_change_keeps_what_it_had(tiny_model: TinyModel) -> None:
+    with Bench(tiny_model()) as bench:
+
+        def make(on: bool) -> Context:
+            if on:
+                raise ModelError("no memory")
+            return Context(bench.model, bench.config, 1, 1)
+
+        rig = ContextRig(make(False), make)
+        assert not rig.set_flash_attention(True)
+        rig.decode(4)
+        assert not rig.context.has_flash_attention
+        rig.context.close()

@@ -8,10 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sssd_local.config import ModelConfig, SamplingConfig
 from sssd_local.engine.model import Model
-from sssd_local.engine.sampling import NO_TOKEN, Chained, Greedy, new_sampler
+from sssd_local.engine.sampling import (
+    NO_TOKEN,
+    RUNNER_UP_LOGITS,
+    Chained,
+    Greedy,
+    new_sampler,
+    runner_ups,
+)
 from sssd_local.errors import BackendError, ConfigError
 
 NOTHING = np.zeros(0, np.int32)
@@ -178,3 +187,22 @@ def test_a_finished_grammar_without_an_end_token_ends_the_answer(model: Model) -
     assert model.is_eog(NO_TOKEN)
     with pytest.raises(BackendError, match="no token is allowed"):
         Chained(masked, can_end=True).sample(NOTHING)
+
+
+def test_runner_ups_are_the_likeliest_tokens_in_order() -> None:
+    logits = np.zeros((3, 20), np.float32)
+    logits[0, [4, 7, 2]] = [30.0, 29.0, 28.5]
+    logits[2] = np.arange(20)
+    found = runner_ups(logits, [0, 2, 1])
+    assert found.dtype == np.int32
+    assert found[0].tolist() == [4, 7, 2, -1, -1, -1, -1, -1]
+    assert found[1].tolist() == [19, 18, 17, 16, 15, -1, -1, -1]
+    assert found[2].tolist() == list(range(8))
+    assert RUNNER_UP_LOGITS == 5.0
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_runner_ups_are_those_of_a_full_sort(seed: int) -> None:
+    row = np.random.default_rng(seed).normal(0, 3, 300).astype(np.float32)
+    expected = [t for t in np.argsort(-row)[:8].tolist() if row[t] > row.max() - 5.0]
+    assert [t for t in runner_ups(row[None], [0])[0].tolist() if t >= 0] == expected

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sssd_local.hardware.advice import KNEE_SHARE, TYPICAL_ODDS, advise, relative_costs
+from sssd_local.hardware.advice import KNEE_SHARE, TYPICAL_ODDS, advise, best_rate, relative_costs
 from sssd_local.hardware.probe import ProbePoint
 from tests.hardware.machines import CURVES, LINEAR, SAW_TOOTH, STEEP
 
@@ -33,6 +33,12 @@ def test_limit_knee_and_choice_equal_trying_all(name: str) -> None:
     best = max(curve, key=lambda width: expected[width] / curve[width])
     pays = expected[best] / curve[best] > 1.03
     assert found.chosen == {0: best if pays else 1, 100: best if pays else 1}
+
+
+def test_the_best_rate_is_of_the_widest_gain() -> None:
+    assert best_rate({1: 1.0, 2: 1.6, 4: 2.0, 8: 5.0}) == (4, 2.0)
+    assert best_rate({1: 1.0, 2: 3.0}) == (1, 1.0)
+    assert best_rate({1: 1.0, 2: float("inf")}) == (1, 1.0)
 
 
 def test_widths_that_never_pay_are_named() -> None:

@@ -25,25 +25,27 @@ from sssd_local.hardware.profile import (
     Profile,
     ProfileKey,
     ProfileStore,
+    Setup,
     cpu_name,
+    lora_identity,
     profile_key,
 )
 
 KEY = ProfileKey(
+    threads=4,
+    threads_batch=4,
     model_size=1000,
     model_mtime_ns=1_700_000_000_123_456_789,
     model_digest="ab" * 16,
     backend="b1234",
-    threads=4,
-    threads_batch=4,
-    gpu_layers=0,
-    kv_type="f16",
     device="",
     system="Linux x86_64",
     cpu="Some CPU",
 )
 POINTS = (ProbePoint(256, 1, 0.02, 0.01), ProbePoint(256, 4, 0.0414, 0.03))
-PROFILE = Profile(POINTS, 2, 3, 0.001, True, {"buckets": [[1, 2.5], [3, 4.0]], "note": "é"})
+PROFILE = Profile(
+    POINTS, 2, 3, 0.001, 0.002, 0.003, True, True, {"buckets": [[1, 2.5], [3, 4.0]], "note": "é"}
+)
 
 
 @pytest.fixture
@@ -173,6 +175,10 @@ def test_a_truncated_file_is_ignored_wherever_it_ends(store: ProfileStore) -> No
         {"threads_batch": 1025},
         {"branch_seconds": -1.0},
         {"branch_seconds": 1},
+        {"save_seconds": -0.1},
+        {"load_seconds": "1"},
+        {"flash_attention": 1},
+        {"flash_attention": None},
         {"is_full": "yes"},
         {"points": None},
         {"points": []},
@@ -307,14 +313,7 @@ def test_two_processes_at_once_leave_one_whole_profile(store: ProfileStore) -> N
 
 
 def key_of(path: Path, **changes: Any) -> ProfileKey:
-    options: dict[str, Any] = {
-        "backend": "b1",
-        "threads": 2,
-        "threads_batch": 4,
-        "gpu_layers": 0,
-        "kv_type": "f16",
-    }
-    return profile_key(path, **{**options, **changes})
+    return profile_key(path, Setup(threads=2, threads_batch=4), **{"backend": "b1", **changes})
 
 
 def test_the_key_of_a_file(tmp_path: Path) -> None:
@@ -344,6 +343,27 @@ def test_the_key_tells_files_apart_by_size_time_and_first_mebibyte(tmp_path: Pat
     assert key(data + b"x") != first
     assert key(b"x" + data[1:]) != first
     assert key(data[:-1] + b"x") == first
+
+
+def test_adapters_are_told_apart_by_content_time_scale_and_order(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.gguf", tmp_path / "two.gguf"
+    for path, data in ((one, b"1"), (two, b"2")):
+        path.write_bytes(data)
+        os.utime(path, ns=(1, 1_000_000_000))
+    names = [
+        lora_identity(pairs)
+        for pairs in (
+            [(str(one), 1.0)],
+            [(str(one), 0.5)],
+            [(str(two), 1.0)],
+            [(str(one), 1.0), (str(two), 1.0)],
+            [(str(two), 1.0), (str(one), 1.0)],
+        )
+    ]
+    assert len(set(names)) == 5
+    os.utime(one, ns=(1, 2_000_000_000))
+    assert lora_identity([(str(one), 1.0)]) not in names
+    assert lora_identity([]) == ""
 
 
 def test_a_missing_model_is_an_error_to_show(tmp_path: Path) -> None:

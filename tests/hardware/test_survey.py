@@ -22,9 +22,12 @@ class Rig:
     tree_seconds: float = 0.0
     per_token: float = 1e-4
     can_fill: bool = True
+    # Of a step after 1,000 tokens with flash attention over without; None: it cannot be set.
+    flash: Callable[[int], float] | None = None
     speed: Callable[[float, tuple[int, int], int], float] = lambda now, threads, width: 1.0
     now: float = 0.0
     length: int = 0
+    has_flash: bool = False
     threads: tuple[int, int] = (0, 0)
     fills: list[int] = field(default_factory=list)
 
@@ -41,12 +44,20 @@ class Rig:
     def set_threads(self, threads: int, threads_batch: int) -> None:
         self.threads = (threads, threads_batch)
 
+    def set_flash_attention(self, on: bool) -> bool:
+        if self.flash is not None and on != self.has_flash:
+            self.has_flash = on
+            self.now += 0.05
+        return on == self.has_flash
+
     def expect(self, width: int, length: int) -> float:
         return self.step_seconds * self.curve[width - 1] * (1 + self.per_token * length)
 
     def decode(self, width: int) -> None:
         noise = float(np.exp(self.random.normal(0, self.noise))) if self.noise else 1.0
         slow = self.speed(self.now, self.threads, width)
+        if self.has_flash and self.flash is not None:
+            slow *= 1 + (self.flash(width) - 1) * self.length / 1000
         self.now += self.expect(width, self.length) * noise * slow
 
     def decode_tree(self, width: int) -> None:
@@ -155,6 +166,58 @@ def test_progress_rises_to_one() -> None:
     survey(rig, Plan(64, (0, 2000)), progress=lambda fraction, doing: heard.append(fraction))
     assert heard == sorted(heard)
     assert heard[-1] == 1.0
+
+
+FLASH = Plan(64, (0, 250, 1000), flash_attention=True)
+
+
+@pytest.mark.parametrize(
+    ("cost", "chosen"),
+    [
+        (lambda width: 0.8, True),
+        (lambda width: 0.99, False),
+        (lambda width: 1.2, False),
+        # As on a CPU: its cost grows row by row.
+        (lambda width: 0.9 + 0.2 * width, False),
+        # Plain decoding may not lose by it.
+        (lambda width: 1.05 if width == 1 else 0.5, False),
+        (None, False),
+    ],
+)
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_flash_attention_is_chosen_where_it_is_faster_after_a_long_context(
+    cost: Callable[[int], float] | None, chosen: bool, noise: float
+) -> None:
+    rig = Rig(flash=cost, noise=noise)
+    found = survey(rig, FLASH)
+    assert found.flash_attention == rig.has_flash == chosen
+    assert found.is_complete
+    assert rig.now < 10
+    share = cost(4) if cost is not None and chosen else 1.0
+    (deep,) = [p.seconds for p in found.points if (p.context_length, p.width) == (1000, 4)]
+    assert deep == pytest.approx(rig.expect(4, 1000) * share, rel=0.05)
+
+
+def test_flash_attention_is_not_tried_unless_it_is_to_be_chosen() -> None:
+    rig = Rig(flash=lambda width: 0.5)
+    assert not survey(rig, Plan(64, (0, 1000))).flash_attention
+    assert not survey(rig, Plan(64, (0,), flash_attention=True)).flash_attention
+    assert not rig.has_flash
+
+
+def test_a_machine_that_slows_down_meanwhile_does_not_choose_flash_attention() -> None:
+    # The second setting tried, without it, is measured on a machine half as fast.
+    rig = Rig(flash=lambda width: 1.0)
+    rig.speed = lambda now, threads, width: 2.0 if 0.9 < now < 1.1 else 1.0
+    assert not survey(rig, FLASH).flash_attention
+
+
+@pytest.mark.parametrize("moment", [0.2, 0.4, 0.8])
+def test_stopped_while_flash_attention_is_tried_it_is_off(moment: float) -> None:
+    rig = Rig(flash=lambda width: 0.5)
+    found = survey(rig, FLASH, should_stop=lambda: rig.now > moment)
+    assert not found.flash_attention
+    assert not rig.has_flash
 
 
 @pytest.mark.parametrize("lengths", [(), (5,), (0, 5, 5), (0, 9, 5)])
