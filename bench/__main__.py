@@ -14,10 +14,16 @@ from sssd_local.errors import SSSDError
 
 # Commands in modules of their own, by name; a module that is not there is not offered.
 MODULES = {
+    "context": "bench.context",
+    "history": "bench.history",
+    "record": "bench.record",
+    "recycle": "bench.recycle",
     "agreement": "bench.agreement",
+    "edit": "bench.edit",
     "overhead": "bench.overhead",
     "published": "bench.published",
     "simulate": "bench.simulate",
+    "store": "bench.store",
     "fit": "bench.fit",
 }
 METHODS = "plain,sssd,llama-cpp-python,llama-cpp-python-lookup"

@@ -3,6 +3,11 @@
 At every position of every answer the candidates and the token that came are known, so the weights
 are a multinomial logistic regression with the escape "none of the candidates" at score 0: the
 log-likelihood is concave, and a few hundred steps of Adam on all positions reach its maximum.
+
+The context's weights are fitted first, to answers with nothing else known. Then they stay as they
+are, so that other sources change nothing where they are silent, and what these add is fitted one
+source at a time: earlier text to the answers of a file one after another, stores to each half of a
+file's answers with those of the other half stored, runner-ups to answers that have them.
 """
 
 from __future__ import annotations
@@ -15,31 +20,37 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.knowledge import CONTEXT_ALONE, Knowledge
 from bench.traces import TokenTrace, load_traces
-from sssd_local.draft.calibrate import (
-    NUM_EVIDENCE,
+from sssd_local.draft.calibrate import ONLY_PRIOR, shipped_weights
+from sssd_local.draft.cells import (
+    CONTEXT_TABLES,
+    FIRST_HELPER,
+    HELPER_TABLES,
+    NUM_HELPERS,
     OFFSETS,
     TABLE_SIZES,
-    Calibration,
     Cells,
 )
 from sssd_local.draft.drafter import Drafter
+from sssd_local.draft.expansion import Expansion
 from sssd_local.draft.tree import TokenSource
 from sssd_local.errors import SSSDError
 
 Float64Array = NDArray[np.float64]
 
-FITTED = ("agreement", "gap", "rank", "loose", "rival", "age", "run")
-NUM_CELLS = NUM_EVIDENCE
-NUM_FITTED = sum(TABLE_SIZES[name] for name in FITTED)
+# The weights of evidence come first of all.
+NUM_FITTED = OFFSETS["trust"]
+# Two other sources at a time add to the context's.
+NUM_CELLS = 10
 PRIORS_FILE = Path(__file__).parents[1] / "sssd_local" / "draft" / "priors.py"
 DECIMALS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Labelled candidates: `cells` int32 [n, 6] (NUM_FITTED = no weight), `right` float64 [n],
-    `starts` int64 [positions] where each position's candidates begin, `weight` float64
+    """Labelled candidates: `cells` int32 [n, NUM_CELLS] (NUM_FITTED = no weight), `right` float64
+    [n], `starts` int64 [positions] where each position's candidates begin, `weight` float64
     [positions]."""
 
     cells: NDArray[np.int32]
@@ -48,33 +59,57 @@ class Labels:
     weight: Float64Array
 
 
-def collect(traces: Sequence[TokenTrace]) -> Labels:
+def collect(traces: Sequence[TokenTrace], knowledge: Knowledge = CONTEXT_ALONE) -> Labels:
     """All candidates at all positions of the answers, and for long copies how they went on."""
-    rows: list[Cells] = []
+    rows: list[list[int]] = []
     right: list[bool] = []
     starts: list[int] = []
-    drafter = Drafter(Calibration())
+
+    def label(found: Expansion, token: int) -> None:
+        starts.append(len(rows))
+        rows.extend(_evidence(cells) for cells in found.cells)
+        right.extend(candidate == token for candidate in found.tokens)
+
+    drafter = knowledge.new_drafter(max_nodes=64)
     for trace in traces:
-        drafter.reset()
+        if not knowledge.keep:
+            drafter.reset()
         drafter.sync(np.array(trace.prompt, np.int32))
-        for token in trace.answer:
+        for position, token in enumerate(trace.answer):
             found = drafter.expand(-1, drafter.context.recent(), 0)
             if found.tokens:
-                starts.append(len(rows))
-                rows += [row[:NUM_CELLS] for row in found.cells]
-                right += [candidate == token for candidate in found.tokens]
-                if found.positions[0] < len(drafter.context):
-                    run = drafter.expand_run(-1, found.positions[0], found.sizes[0], 0)
-                    starts.append(len(rows))
-                    rows.append((run.cells[0][0], *[NUM_FITTED] * (NUM_CELLS - 1)))
-                    right.append(run.tokens[0] == token)
-            drafter.context.append(token, TokenSource.OUTPUT)
+                label(found, token)
+                best = max(range(len(found.tokens)), key=found.sizes.__getitem__)
+                run = _run(drafter, found, best)
+                if run is not None:
+                    label(run, token)
+            ups = (
+                trace.runner_ups[position : position + 1] if trace.runner_ups is not None else None
+            )
+            drafter.observe(drafter.draft(_FLAT, 0, 0), [], [token], ups)
     return Labels(
         np.array(rows, np.int32).reshape(-1, NUM_CELLS),
         np.array(right, np.float64),
         np.array(starts, np.int64),
         np.ones(len(starts)),
     )
+
+
+def _evidence(cells: Cells) -> list[int]:
+    """The cells that are fitted, filled up to NUM_CELLS."""
+    fitted = [cell for cell in cells if cell < NUM_FITTED]
+    return fitted + [NUM_FITTED] * (NUM_CELLS - len(fitted))
+
+
+def _run(drafter: Drafter, found: Expansion, index: int) -> Expansion | None:
+    """The candidate as the next token of a long copy."""
+    text, position = found.texts[index], found.positions[index]
+    if text is None or not isinstance(text, memoryview):
+        return None
+    if text is drafter.context.tokens and position >= len(drafter.context):
+        return None
+    kind = found.sources[index] if text is not drafter.context.tokens else TokenSource.PROMPT
+    return drafter.expand_run(-1, text, kind, position, found.sizes[index], 0)
 
 
 def join(parts: Sequence[Labels]) -> Labels:
@@ -112,12 +147,22 @@ def loss(labels: Labels, weights: Float64Array) -> tuple[float, Float64Array]:
     return total, slope[:NUM_FITTED].astype(np.float64)
 
 
-def fit(labels: Labels, *, steps: int = 300, ridge: float = 10.0) -> Float64Array:
-    """The weights of least loss plus ridge/2 · |weights|², float64 [NUM_FITTED], by Adam."""
-    weights = np.zeros(NUM_FITTED)
+def fit(
+    labels: Labels,
+    start: Float64Array,
+    free: NDArray[np.bool_],
+    *,
+    steps: int = 300,
+    ridge: float = 10.0,
+) -> Float64Array:
+    """The weights of least loss plus ridge/2 · |weights − start|², float64 [NUM_FITTED], by Adam.
+
+    Weights that are not `free` stay at `start`.
+    """
+    weights = start.copy()
     mean, spread = np.zeros(NUM_FITTED), np.zeros(NUM_FITTED)
     for step in range(1, steps + 1):
-        slope = loss(labels, weights)[1] + ridge * weights
+        slope = (loss(labels, weights)[1] + ridge * (weights - start)) * free
         mean += 0.1 * (slope - mean)
         spread += 0.01 * (slope * slope - spread)
         rate = 0.1 * min(1.0, 3.0 * (1.0 - step / (steps + 1)))
@@ -126,13 +171,91 @@ def fit(labels: Labels, *, steps: int = 300, ridge: float = 10.0) -> Float64Arra
     return weights
 
 
+def blank() -> Float64Array:
+    """The weights before any fit: only what is assumed of sources nothing is known of."""
+    weights = np.array(shipped_weights()[:NUM_FITTED])
+    for name in (*CONTEXT_TABLES, *HELPER_TABLES):
+        if name != "only":
+            weights[_part(name)] = 0.0
+    weights[_part("only")] = ONLY_PRIOR
+    return weights
+
+
+def context_weights() -> NDArray[np.bool_]:
+    """Which weights judge the context, bool [NUM_FITTED]."""
+    free = np.zeros(NUM_FITTED, np.bool_)
+    for name in CONTEXT_TABLES:
+        free[_part(name)] = True
+    return free
+
+
+def helper_weights(kind: TokenSource) -> NDArray[np.bool_]:
+    """Which weights judge another source, bool [NUM_FITTED]."""
+    free = np.zeros(NUM_FITTED, np.bool_)
+    for name in HELPER_TABLES:
+        size = TABLE_SIZES[name] // NUM_HELPERS
+        first = OFFSETS[name] + (kind - FIRST_HELPER) * size
+        free[first : first + size] = True
+    return free
+
+
+def _part(name: str) -> slice:
+    return slice(OFFSETS[name], OFFSETS[name] + TABLE_SIZES[name])
+
+
+def collect_for(kind: TokenSource, traces: Sequence[TokenTrace]) -> list[Labels]:
+    """Labels of a file's answers with what another source can know of them; [] if nothing."""
+    if kind is TokenSource.RECYCLE:
+        known = [trace for trace in traces if trace.runner_ups is not None]
+        return [collect(known, Knowledge(keep=keep)) for keep in (False, True)] if known else []
+    if kind is TokenSource.EARLIER:
+        return [collect(traces, Knowledge(keep=True, recycle=False))]
+    halves = traces[::2], traces[1::2]
+    return [
+        collect(half, Knowledge(recycle=False).with_datastore(other))
+        for half, other in (halves, halves[::-1])
+        if half and other
+    ]
+
+
+def fit_stage(
+    kind: TokenSource | None, files: dict[str, list[TokenTrace]], start: Float64Array
+) -> Float64Array:
+    """The weights after fitting those of the context (None) or of another source.
+
+    Tells the loss of each file before, under weights fitted to all others, and to all.
+    """
+    free = context_weights() if kind is None else helper_weights(kind)
+    found = {
+        name: [collect(traces, Knowledge(recycle=False))]
+        if kind is None
+        else collect_for(kind, traces)
+        for name, traces in files.items()
+    }
+    names = [name for name, labels in found.items() if labels]
+    if not names:
+        return start
+    parts = balance([join(found[name]) for name in names])
+    everything = fit(join(parts), start, free)
+    for index, name in enumerate(names):
+        part = parts[index]
+        rest = parts[:index] + parts[index + 1 :]
+        others = fit(join(rest), start, free) if rest else start
+        each = [
+            loss(part, weights)[0] / part.weight.sum() for weights in (start, others, everything)
+        ]
+        click.echo(
+            f"{kind.label if kind else 'context'}, {name}: {len(part.starts)} positions, nats each "
+            f"{each[0]:.4f} before, {each[1]:.4f} fitted without it, {each[2]:.4f} with it"
+        )
+    return everything
+
+
 def tables(weights: Float64Array) -> dict[str, list[int]]:
     """The fitted weights by table, in hundredths, as they are shipped."""
     return {
-        name: np.rint(weights[OFFSETS[name] : OFFSETS[name] + TABLE_SIZES[name]] * DECIMALS)
-        .astype(int)
-        .tolist()
-        for name in FITTED
+        name: np.rint(weights[_part(name)] * DECIMALS).astype(int).tolist()
+        for name in (*CONTEXT_TABLES, *HELPER_TABLES)
     }
 
 
@@ -156,32 +279,37 @@ def write_priors(weights: Float64Array, path: Path) -> None:
 @click.command("fit")
 @click.argument("files", nargs=-1, required=True)
 @click.option("--output", type=click.Path(path_type=Path), default=PRIORS_FILE)
+@click.option("--keep-context", is_flag=True, help="Leave the context's shipped weights.")
 @click.option("--dry-run", is_flag=True, help="Report the losses, write nothing.")
-def command(files: tuple[str, ...], output: Path, dry_run: bool) -> None:
-    """Fit the shipped weights to FILES, each given as TRACES.jsonl=VOCAB.gguf.
+def command(files: tuple[str, ...], output: Path, keep_context: bool, dry_run: bool) -> None:
+    """Fit the shipped weights to FILES: TRACES.jsonl=VOCAB.gguf or, with runner-ups, ANSWERS.npz.
 
-    Reports the loss of each file under weights fitted to all others, and to all files.
+    Runner-ups are fitted to the answers that have them, all else to those that have none. Reports
+    the loss of each file under weights fitted to all others, and to all files.
     """
-    parts: list[Labels] = []
     try:
+        texts: dict[str, list[TokenTrace]] = {}
+        recorded: dict[str, list[TokenTrace]] = {}
         for item in files:
-            traces, _, vocab = item.partition("=")
-            part = collect(load_traces([Path(traces)], Path(vocab)))
-            parts.append(part)
-        parts = balance(parts)
-        everything = fit(join(parts))
-        for index, item in enumerate(files):
-            part = parts[index]
-            others = fit(join(parts[:index] + parts[index + 1 :])) if len(parts) > 1 else everything
-            click.echo(
-                f"{Path(item.partition('=')[0]).stem}: {len(part.starts)} positions, nats each "
-                f"{loss(part, others)[0] / part.weight.sum():.4f} without it, "
-                f"{loss(part, everything)[0] / part.weight.sum():.4f} with it"
-            )
+            name, _, vocab = item.partition("=")
+            group = recorded if name.endswith(".npz") else texts
+            group[Path(name).stem] = load_traces([Path(name)], Path(vocab) if vocab else None)
+        weights = np.array(shipped_weights()[:NUM_FITTED]) if keep_context else blank()
+        weights[~context_weights()] = blank()[~context_weights()]
+        if not keep_context:
+            weights = fit_stage(None, texts, weights)
+        for kind in (TokenSource.EARLIER, TokenSource.DATASTORE):
+            weights = fit_stage(kind, texts, weights)
+        # What users wrote and what they stored are told apart by what is learned, not at first.
+        weights[helper_weights(TokenSource.MEMORY)] = weights[helper_weights(TokenSource.DATASTORE)]
+        weights = fit_stage(TokenSource.RECYCLE, recorded, weights)
         if not dry_run:
-            write_priors(everything, output)
+            write_priors(weights, output)
     except (SSSDError, OSError) as error:
         raise click.ClickException(str(error)) from error
+
+
+_FLAT = np.ones(2)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from bench.method import Setup
 from sssd_local.config import MAX_WIDTH
 from sssd_local.engine.rig import ContextRig
 from sssd_local.errors import ConfigError
+from sssd_local.hardware.advice import best_rate
 from sssd_local.llm import LLM
 
 WIDTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
@@ -36,12 +37,12 @@ class Limit:
     @property
     def width(self) -> int:
         """The width that brings the most when all of its drafts come true."""
-        return max(self.costs, key=lambda width: width / self.costs[width])
+        return best_rate(self.costs)[0]
 
     @property
     def speedup(self) -> float:
         """The machine's limit: max(width ÷ cost), for drafts that always come true."""
-        return self.width / self.costs[self.width]
+        return best_rate(self.costs)[1]
 
     def at(self, tokens_per_step: float) -> float:
         """The most speed-up that steps of so many tokens on average can bring.

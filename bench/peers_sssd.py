@@ -77,21 +77,33 @@ class PublishedDrafter(Drafter):
     """
 
     def __init__(self, width: int, max_leaves: int | None = 8) -> None:
-        super().__init__(Calibration())
+        super().__init__(Calibration(), keep_earlier=False, recycle=False)
         self._width = width
         self._most_children = min(MOST_CHILDREN, width - 1)
         self._most_leaves = width if max_leaves is None else max_leaves
         self._history: list[int] = []
         self._trie = WindowTrie()
 
-    def sync(self, tokens: Int32Array, num_prompt_tokens: int | None = None) -> None:
+    def sync(
+        self,
+        tokens: Int32Array,
+        num_prompt_tokens: int | None = None,
+        *,
+        temperature: float | None = None,
+    ) -> None:
         """Starts anew with this text as the prompt, unless exactly it is held."""
         history: list[int] = np.asarray(tokens).tolist()
         if history != self._history:
             self._history = history
             self._trie = WindowTrie(history)
 
-    def observe(self, tree: DraftTree, path: Sequence[int], token_ids: Sequence[int]) -> None:
+    def observe(
+        self,
+        tree: DraftTree,
+        path: Sequence[int],
+        token_ids: Sequence[int],
+        runner_ups: Int32Array | None = None,
+    ) -> None:
         """Takes in a step's tokens."""
         self._history += token_ids
         self._trie.extend(token_ids)

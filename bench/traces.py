@@ -9,9 +9,10 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from sssd_local.draft.tree import Int32Array
 from sssd_local.errors import ConfigError
 
 # (text, whether it starts a sequence and so gets BOS where the vocabulary wants it) -> token ids
@@ -30,12 +31,16 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class TokenTrace:
-    """A trace as token ids of one vocabulary."""
+    """A trace as token ids of one vocabulary.
+
+    `runner_ups` int32 [answer, k], where known: the likeliest tokens at each position, best first.
+    """
 
     id: str
     task: str
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
+    runner_ups: Int32Array | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.answer)
@@ -127,8 +132,36 @@ def vocabulary_tokenizer(vocab_gguf: str | os.PathLike[str]) -> Tokenize:
 
 
 def load_traces(
-    paths: Sequence[Path], vocab: Path, per_task: int | None = None, min_tokens: int = 1
+    paths: Sequence[Path],
+    vocab: Path | None,
+    per_task: int | None = None,
+    min_tokens: int = 1,
 ) -> list[TokenTrace]:
-    """Reads recorded answers as token ids of a GGUF's vocabulary; see `select_traces`."""
-    tokenize = vocabulary_tokenizer(vocab)
-    return select_traces(read_traces(paths), tokenize, per_task=per_task, min_tokens=min_tokens)
+    """Reads recorded answers as token ids, see `select_traces`.
+
+    Texts take a GGUF's vocabulary; the answers of an .npz, written by `record`, are token ids
+    already. Raises ConfigError for texts without a vocabulary.
+    """
+    from bench.answers import read_answers
+
+    chosen: list[TokenTrace] = []
+    texts = [path for path in paths if path.suffix != ".npz"]
+    if texts:
+        if vocab is None:
+            raise ConfigError(f"{texts[0]} has texts: a vocabulary is needed to read it (--vocab)")
+        tokenize = vocabulary_tokenizer(vocab)
+        traces = read_traces(texts)
+        chosen += select_traces(traces, tokenize, per_task=per_task, min_tokens=min_tokens)
+    recorded = [answer for path in paths if path not in texts for answer in read_answers(path)]
+    long_enough = [answer for answer in recorded if len(answer.answer) >= min_tokens]
+    return chosen + _first_of_each_task(long_enough, per_task)
+
+
+def _first_of_each_task(traces: Iterable[TokenTrace], per_task: int | None) -> list[TokenTrace]:
+    taken: Counter[str] = Counter()
+    chosen: list[TokenTrace] = []
+    for trace in traces:
+        taken[trace.task] += 1
+        if per_task is None or taken[trace.task] <= per_task:
+            chosen.append(trace)
+    return chosen

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,8 +15,11 @@ import click
 from sssd_local import __version__
 from sssd_local.cli_bench import bench
 from sssd_local.cli_config import ConfiguredCommand, check_environment, config, config_option
+from sssd_local.cli_datastore import datastore
 from sssd_local.cli_guard import EXIT_USAGE, Program, discard_stdout, guarded
 from sssd_local.cli_info import info
+from sssd_local.cli_memory import memory
+from sssd_local.cli_models import models, named_model
 from sssd_local.cli_options import read_text, run_options, split
 from sssd_local.cli_probe import probe
 from sssd_local.cli_status import StatusLine, is_terminal
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from sssd_local.chat.settings import ChatSettings
     from sssd_local.llm import LLM, Chunk
     from sssd_local.stats import Stats
+    from sssd_local.store.memory import Memory
 
 # Loading or reading a prompt that takes longer than this is reported on a terminal.
 QUIET_SECONDS = 1.0
@@ -100,20 +103,35 @@ def run(
     from sssd_local import llm as api
 
     api.check_options(model_options, answer_options)
+    path = named_model(model)
+    remembered = _memory(values, is_chat=text is None)
     progress = _Progress()
-    with api.LLM(model, progress=progress.load, **model_options) as llm:
+    with api.LLM(path, progress=progress.load, memory=remembered, **model_options) as llm:
         progress.end()
         if text is None:
             answer_options.setdefault("overflow", "drop-oldest")
             llm.check_answer(**answer_options)
             settings = _chat_settings(answer_options, dict(template_arguments), stats, values)
-            _chat(llm, model, system, settings, progress, values)
+            _chat(llm, path.name, system, settings, progress, values)
             return
         answer_options["prompt_progress"] = progress.prompt
         if template_arguments and not raw:
             answer_options["template_arguments"] = dict(template_arguments)
         chunks = _stream(llm, text, raw, system, answer_options)
         _print_answer(chunks, progress, stats, trim=not raw)
+        if llm.memory is not None:
+            llm.memory.close()
+            if llm.memory.problem:
+                click.echo(f"memory: {llm.memory.problem}", err=True)
+
+
+def _memory(values: dict[str, Any], *, is_chat: bool) -> Memory | None:
+    """What the user's chats taught; only what is typed on a terminal may be added to it."""
+    from sssd_local.store.memory import chosen_memory
+
+    is_typed = is_terminal(sys.stdin) and is_terminal(sys.stdout)
+    may_write = is_typed and not (values["private"] or values["no_history"])
+    return chosen_memory(may_write=may_write, may_ask=is_chat)
 
 
 def _is_overruled(name: str, by: str) -> bool:
@@ -159,7 +177,7 @@ def _chat_settings(
 
 def _chat(
     llm: LLM,
-    model: str,
+    model_name: str,
     system: str | None,
     settings: ChatSettings,
     progress: _Progress,
@@ -170,7 +188,7 @@ def _chat(
     run_repl(
         llm,
         settings=settings,
-        model_name=os.path.basename(model),
+        model_name=model_name,
         system=system,
         history=not values["no_history"],
         private=values["private"],
@@ -305,10 +323,13 @@ class _Progress(StatusLine):
         self.wipe()
 
 
+main.command("models")(guarded(models))
 main.command("info")(guarded(info))
 main.command("probe")(guarded(probe))
 main.command("bench")(guarded(bench))
 main.add_command(config)
+main.add_command(datastore)
+main.add_command(memory)
 
 if __name__ == "__main__":
     main()

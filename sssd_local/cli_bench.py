@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sssd_local.cli_info import print_lines
-from sssd_local.cli_options import option
+from sssd_local.cli_models import named_model
+from sssd_local.cli_options import model_options
 from sssd_local.cli_status import StatusLine
-from sssd_local.config import KV_TYPES
 
 if TYPE_CHECKING:
     from sssd_local.measure import Measurement
@@ -39,15 +39,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--csv", "csv_file", type=_FILE, help="Write a row per answer here.")
 @click.option("--json", "json_file", type=_FILE, help="Write all figures here.")
 @click.option("--plot", "plot_file", type=_FILE, help="Draw a .png, .svg or .pdf.")
-@option("--ctx", type=int, help="Context in tokens [the model's, as memory allows].")
-@option("--threads", type=int, help="CPU threads [physical cores].")
-@option("--gpu-layers", type=int, help="Layers on the GPU; -1 is all [all, if there is one].")
-@option(
-    "--kv-type",
-    type=click.Choice(KV_TYPES),
-    default="f16",
-    help="Number type of the KV cache.",
-)
+@model_options
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def bench(
     model: str,
@@ -72,7 +64,7 @@ def bench(
     if plot_file is not None:
         report.check_plot(plot_file)
     stopped, status = False, StatusLine()
-    with LLM(model, **options) as llm:
+    with LLM(named_model(model), **options) as llm:
         try:
             measure(llm, found, num_tokens=tokens, repeats=repeats, say=status.show)
         except KeyboardInterrupt:

@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from sssd_local.cli_info import print_lines
+from sssd_local.cli_options import check_values
 from sssd_local.config import unknown_name
 from sssd_local.errors import ConfigError
 from sssd_local.files import HOME_VARIABLE
@@ -118,7 +119,8 @@ def config() -> None:
 def show(model: str | None, **values: Any) -> None:
     """Prints each option of `run` with its value for MODEL and where that comes from.
 
-    Takes the options of `run` too, to see what they would change.
+    Takes the options of `run` too, to see what they would change. Values that cannot be together
+    are an error after that.
     """
     ctx = click.get_current_context()
     path = ctx.meta["sssd_local.settings_file"]
@@ -132,6 +134,10 @@ def show(model: str | None, **values: Any) -> None:
     column = min(wide, 48)
     lines = (f"{f'{name} = {text}':<{column}}  # {origin}" for name, text, origin in rows)
     print_lines([title, *lines])
+    try:
+        check_values(values)
+    except ConfigError as error:
+        raise _Problem(str(error)) from error
 
 
 def _text(value: Any) -> str:

@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 
 import click
 
@@ -37,9 +36,10 @@ EXIT_PIPE = 141
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def info(model: str, ctxs: tuple[int, ...], kv_type: str, as_json: bool) -> None:
     """Tells what the GGUF file MODEL is and needs, without loading it."""
+    from sssd_local.cli_models import named_model
     from sssd_local.gguf_info import describe
 
-    found = describe(Path(model), ctxs, kv_type)
+    found = describe(named_model(model), ctxs, kv_type)
     print_lines([json.dumps(found.as_dict())] if as_json else map(printable, found.lines()))
 
 

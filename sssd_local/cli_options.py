@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -10,12 +11,18 @@ from typing import Any, TypeVar
 import click
 
 from sssd_local.config import (
+    FLASH_ATTENTIONS,
     KV_TYPES,
+    MAX_GPUS,
+    MAX_THREADS,
     OVERFLOWS,
     GenerationConfig,
     ModelConfig,
     SamplingConfig,
+    parse_adapters,
     parse_speculation,
+    parse_split,
+    split_options,
 )
 from sssd_local.errors import ConfigError, SSSDError
 
@@ -67,6 +74,32 @@ class _Argument(click.ParamType):  # type: ignore[type-arg]
             self.fail(str(error), param, ctx)
 
 
+class Adapter(click.ParamType):  # type: ignore[type-arg]
+    """FILE[=SCALE], a LoRA adapter and how strongly it counts."""
+
+    name = "FILE[=SCALE]"
+    # As lists of paths are written in the environment.
+    envvar_list_splitter = os.pathsep
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, float]:
+        try:
+            return parse_adapters(value)[0]
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Split(click.ParamType):  # type: ignore[type-arg]
+    """Shares of the model for each GPU, like 3,1."""
+
+    name = "N,N"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, ...]:
+        try:
+            return parse_split(value)
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+
 class _Speculation(click.ParamType):  # type: ignore[type-arg]
     name = "auto|off|WIDTH"
 
@@ -84,6 +117,39 @@ def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
     settings.setdefault("envvar", variables[0] if len(variables) == 1 else variables)
     settings.setdefault("show_default", settings.get("default") is not None)
     return click.option(*names, **settings)
+
+
+_MODEL_OPTIONS = (
+    option("--ctx", type=click.IntRange(8),
+           help="Context in tokens [the model's, as memory allows]."),
+    option("--threads", type=click.IntRange(1, MAX_THREADS),
+           help="CPU threads of one-token steps [physical cores, or the best measured]."),
+    option("--threads-batch", type=click.IntRange(1, MAX_THREADS),
+           help="CPU threads of wider steps [as --threads]."),
+    option("--gpu-layers", type=click.IntRange(-1),
+           help="Layers on the GPU; -1 is all [all, if there is one]."),
+    option("--main-gpu", type=click.IntRange(0, MAX_GPUS - 1),
+           help="The one GPU to use, or the first of --tensor-split."),
+    option("--tensor-split", type=_Split(), help="Share of the model for each GPU, like 3,1."),
+    option("--kv-type", type=click.Choice(KV_TYPES), default=_MODEL.kv_type,
+           help="Number type of the KV cache."),
+    option("--kv-type-v", type=click.Choice(KV_TYPES),
+           help="Number type of the cache's values [as --kv-type]."),
+    option("--flash-attention", type=click.Choice(FLASH_ATTENTIONS),
+           default=_MODEL.flash_attention,
+           help="Fused attention: as the probe found it faster, on, or off."),
+    option("--swa-full/--no-swa-full", default=None,
+           help="Keep all of a sliding window's cache, which trees need [as memory allows]."),
+    option("--lora", type=Adapter(), multiple=True,
+           help="LoRA adapter, by default at scale 1; repeatable."),
+)  # fmt: skip
+
+
+def model_options(command: Command) -> Command:
+    """Adds the options of how a model is loaded, the same for every command that loads one."""
+    for add in reversed(_MODEL_OPTIONS):
+        command = add(command)
+    return command
 
 
 _OPTIONS = (
@@ -124,11 +190,9 @@ _OPTIONS = (
     option("--speculation", type=_Speculation(), default=_MODEL.speculation,
            metavar="auto|off|WIDTH",
            help="Draft as it pays, never, or to a fixed width of 1 to 64 tokens a step."),
-    option("--ctx", type=int, help="Context in tokens [the model's, as memory allows]."),
-    option("--threads", type=int, help="CPU threads [physical cores]."),
-    option("--gpu-layers", type=int, help="Layers on the GPU; -1 is all [all, if there is one]."),
-    option("--kv-type", type=click.Choice(KV_TYPES), default=_MODEL.kv_type,
-           help="Number type of the KV cache."),
+    *_MODEL_OPTIONS,
+    option("--datastore", "datastores", multiple=True, metavar="NAME",
+           help="Draft from this datastore too; repeatable."),
     option("--stats", type=click.Choice(["line", "json", "none"]),
            help="What to tell on stderr at the end [line on a terminal, else none]."),
     option("--think", type=click.Choice(["show", "hide"]), default="show",
@@ -159,6 +223,14 @@ def read_text(path: Path, what: str) -> str:
         raise SSSDError(f"the {what} {path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise SSSDError(f"the {what} {path} is not UTF-8 text (byte {error.start})") from error
+
+
+def check_values(values: dict[str, Any]) -> None:
+    """Raises ConfigError for values that no model and no answer can have; reads no file."""
+    files = dict.fromkeys(("grammar", "json_schema", "chat_template"))
+    model, answer = split({**values, **files})
+    split_options(model, ModelConfig)
+    split_options(answer, SamplingConfig, GenerationConfig)
 
 
 def split(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,25 +12,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sssd_local.cli_info import print_lines
-from sssd_local.cli_options import option
+from sssd_local.cli_models import named_model
+from sssd_local.cli_options import model_options
 from sssd_local.cli_status import StatusLine
-from sssd_local.config import KV_TYPES
 from sssd_local.errors import SSSDError
 
 if TYPE_CHECKING:
-    from sssd_local.hardware.probe import ProbePoint
-    from sssd_local.hardware.profile import KeptProfile, ProfileStore
+    from sssd_local.hardware.profile import KeptProfile, Profile, ProfileStore
 
 BAR_COLUMNS = 40
-_COUNT = click.IntRange(1, 1024)
 
 _OPTIONS = (
-    option("--ctx", type=click.IntRange(8), help="Context length [fits the memory]."),
-    option("--threads", type=_COUNT, help="Threads of one-token steps [the best measured]."),
-    option("--threads-batch", type=_COUNT, help="Threads of wider steps [the best measured]."),
-    option("--gpu-layers", type=click.IntRange(-1), help="Layers on the GPU; -1 is all [all]."),
-    option("--kv-type", type=click.Choice(KV_TYPES), default="f16",
-           help="Number type of the KV cache."),
+    model_options,
     click.option("--fresh", is_flag=True, help="Measure even if a full probe is kept."),
     click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table."),
     click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
@@ -71,7 +64,7 @@ def probe(
         print_lines(_kept_lines(profile_store()))
         return
     if forget:
-        _forget(profile_store(), model, options)
+        _forget(profile_store(), model)
         return
     if model is None:
         raise click.UsageError("Missing argument 'MODEL'.")
@@ -79,7 +72,7 @@ def probe(
         from sssd_local.plot import check_plot
 
         check_plot(plot)
-    report = _measure(model, fresh, options)
+    report = _measure(named_model(model), fresh, options)
     print_lines([json.dumps(report)] if as_json else report_lines(report))
     if plot is not None:
         from sssd_local.plot import plot_curves
@@ -87,11 +80,10 @@ def probe(
         plot_curves(report, plot)
 
 
-def _measure(path: str, fresh: bool, options: Mapping[str, Any]) -> dict[str, Any]:
+def _measure(path: Path, fresh: bool, options: Mapping[str, Any]) -> dict[str, Any]:
     from sssd_local.config import ModelConfig
     from sssd_local.costs import full_probe, key_of, profile_store
     from sssd_local.engine.backend import build_name
-    from sssd_local.engine.context import Context
     from sssd_local.engine.model import Model
     from sssd_local.hardware.threads import default_threads
 
@@ -99,26 +91,20 @@ def _measure(path: str, fresh: bool, options: Mapping[str, Any]) -> dict[str, An
     threads = config.threads or default_threads()
     threads_batch = config.threads_batch or threads
     model, status = Model(path, config), StatusLine()
-    context = None
     try:
-        kept = None if fresh else profile_store().load(key_of(model, config))
+        key = key_of(model, config)
+        kept = None if fresh else profile_store().load(key)
         if kept is None or not kept.is_full:
-            context = Context(model, config, threads, threads_batch)
             with _stoppable() as should_stop:
                 kept = full_probe(
-                    model, context, config, threads, threads_batch, should_stop=should_stop,
+                    model, config, threads, threads_batch, key=key, should_stop=should_stop,
                     progress=lambda share, doing: status.show(f"measuring {share:4.0%} {doing}"),
                 )  # fmt: skip
         if kept is None:
             raise SSSDError("nothing was measured before it was stopped; let it run a little")
-        return report_of(
-            model.path.name, build_name(), "gpu" if model.gpu_layers else "cpu",
-            kept.threads, kept.threads_batch, kept.points, kept.branch_seconds, kept.is_full,
-        )  # fmt: skip
+        return report_of(model.path.name, build_name(), "gpu" if model.gpu_layers else "cpu", kept)
     finally:
         status.wipe()
-        if context is not None:
-            context.close()
         model.close()
 
 
@@ -126,24 +112,22 @@ def report_of(
     model: str,
     build: str,
     backend: str,
-    threads: int,
-    threads_batch: int,
-    points: Sequence[ProbePoint],
-    branch_seconds: float,
-    is_full: bool,
+    profile: Profile,
 ) -> dict[str, Any]:
     """The `--json` object."""
     from sssd_local.hardware.advice import advise, relative_costs
     from sssd_local.hardware.profile import cpu_name
 
+    points = profile.points
     advice, relative = advise(points), relative_costs(points)
     return {
         "model": model,
         "build": build,
         "backend": backend,
         "device": cpu_name(),
-        "threads": threads,
-        "threads_batch": threads_batch,
+        "threads": profile.threads,
+        "threads_batch": profile.threads_batch,
+        "flash_attention": profile.flash_attention,
         "points": [
             {
                 "context": point.context_length,
@@ -153,11 +137,12 @@ def report_of(
             }
             for point in points
         ],
-        "tree_ms": round(1000 * branch_seconds, 4),
+        "tree_ms": round(1000 * profile.branch_seconds, 4),
+        "restore_ms": round(1000 * (profile.save_seconds + profile.load_seconds), 4),
         "limit": round(advice.limit, 3),
         "knee": advice.knee,
         "chosen": {str(length): width for length, width in advice.chosen.items()},
-        "complete": is_full,
+        "complete": profile.is_full,
         "advice": advice.sentence,
     }
 
@@ -165,7 +150,8 @@ def report_of(
 def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """A table with a bar for each width, by context length; chosen widths are marked."""
     yield f"{report['model']} on {report['device'] or 'this machine'} ({report['backend']})"
-    yield f"{report['threads']} threads, {report['threads_batch']} for batches"
+    flash_attention = " · flash attention" if report["flash_attention"] else ""
+    yield f"{report['threads']} threads, {report['threads_batch']} for batches{flash_attention}"
     longest = max(point["ms"] for point in report["points"])
     context = None
     for point in report["points"]:
@@ -183,6 +169,11 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
         f"{report['tree_ms']:.2f} ms more than a chain"
     )
     yield str(report["advice"])
+    if report["restore_ms"]:
+        yield (
+            f"A wrong draft costs {report['restore_ms']:.2f} ms for going back, and what was right "
+            "of it is evaluated again."
+        )
     if not report["complete"]:
         yield "Not everything was measured; the rest is learned in use."
 
@@ -205,15 +196,10 @@ def _kept_text(item: KeptProfile) -> str:
     )
 
 
-def _forget(store: ProfileStore, model: str | None, options: Mapping[str, Any]) -> None:
-    from sssd_local.hardware.profile import profile_key
+def _forget(store: ProfileStore, model: str | None) -> None:
+    from sssd_local.hardware.profile import Setup, profile_key
 
-    key = None
-    if model is not None:
-        key = profile_key(
-            Path(model), backend="", threads=0, threads_batch=0, gpu_layers=0,
-            kv_type=options["kv_type"],
-        )  # fmt: skip
+    key = None if model is None else profile_key(named_model(model), Setup(), backend="")
     try:
         number = store.forget(key)
     except OSError as error:

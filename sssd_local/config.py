@@ -27,6 +27,7 @@ LARGEST = 2**31 - 1
 LEAST_TEMPERATURE = 1e-4
 LARGEST_BIAS = 1e6
 MAX_GPUS = 256
+MAX_THREADS = 1024
 
 Config = TypeVar("Config")
 
@@ -137,6 +138,16 @@ def _adapter(item: object) -> tuple[str, float]:
     return text, _number(f"the scale of {text}", scale)
 
 
+def parse_datastores(value: object) -> tuple[str, ...]:
+    """Names of datastores, each once: from a name or a list of names."""
+    names = (value,) if isinstance(value, str) else () if value is None else value
+    _require(isinstance(names, Iterable), f"datastores must be names, got {value!r}")
+    names = tuple(cast(Iterable[object], names))
+    good = all(isinstance(name, str) and name for name in names)
+    _require(good, f"datastores must be names that are not empty, got {value!r}")
+    return tuple(dict.fromkeys(cast(tuple[str, ...], names)))
+
+
 def parse_split(value: object) -> tuple[float, ...]:
     """Shares of the model for each GPU: numbers, or a text like `3,1`."""
     if value is None:
@@ -160,7 +171,8 @@ class ModelConfig:
     """How a model is loaded; `None` means chosen for this machine.
 
     `kv_type_v` is the type of the values alone, `kv_type` without it; `swa_full` keeps all of the
-    cache of layers with a sliding window; `lora` becomes (path, scale) pairs.
+    cache of layers with a sliding window; `lora` becomes (path, scale) pairs; `datastores` are the
+    names of stores that drafts are taken from.
     """
 
     ctx: int | None = None
@@ -176,11 +188,12 @@ class ModelConfig:
     lora: tuple[tuple[str, float], ...] = ()
     speculation: str | int = "auto"
     chat_template: str | None = None
+    datastores: tuple[str, ...] = ()
     verbose: bool = False
 
     def __post_init__(self) -> None:
         spans: dict[str, tuple[int, int | None]] = {"ctx": (8, None)}
-        spans |= {"threads": (1, 1024), "threads_batch": (1, 1024)}
+        spans |= {"threads": (1, MAX_THREADS), "threads_batch": (1, MAX_THREADS)}
         spans |= {"gpu_layers": (-1, None), "main_gpu": (0, MAX_GPUS - 1)}
         for name, (low, high) in spans.items():
             if getattr(self, name) is not None:
@@ -199,9 +212,17 @@ class ModelConfig:
             self.swa_full is None or isinstance(self.swa_full, bool),
             f"swa_full must be true, false or left out, got {self.swa_full!r}",
         )
+        _require(
+            self.chat_template is None or isinstance(self.chat_template, str),
+            f"chat_template must be a text, got {self.chat_template!r}",
+        )
+        _require(
+            isinstance(self.verbose, bool), f"verbose must be true or false, got {self.verbose!r}"
+        )
         _set(self, "tensor_split", parse_split(self.tensor_split))
         _set(self, "lora", parse_adapters(self.lora))
         _set(self, "speculation", parse_speculation(self.speculation))
+        _set(self, "datastores", parse_datastores(self.datastores))
 
     @property
     def value_type(self) -> KvType:

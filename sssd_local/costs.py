@@ -6,16 +6,24 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from sssd_local.config import MAX_WIDTH, ModelConfig
+from sssd_local.config import MAX_WIDTH, FlashAttention, ModelConfig
 from sssd_local.draft.calibrate import Calibration
 from sssd_local.engine.backend import build_name
-from sssd_local.engine.context import Context
+from sssd_local.engine.context import Context, flash_attention_of
+from sssd_local.engine.memory import ContextPlan, available_bytes, plan_context
 from sssd_local.engine.model import Model
 from sssd_local.engine.rig import ContextRig
 from sssd_local.files import app_folder
 from sssd_local.hardware.cost import CostModel
 from sssd_local.hardware.probe import is_reliable, run_probe
-from sssd_local.hardware.profile import Profile, ProfileKey, ProfileStore, profile_key
+from sssd_local.hardware.profile import (
+    Profile,
+    ProfileKey,
+    ProfileStore,
+    Setup,
+    lora_identity,
+    profile_key,
+)
 from sssd_local.hardware.sizer import Sizer
 from sssd_local.hardware.survey import Plan, Survey
 from sssd_local.hardware.threads import thread_counts
@@ -33,16 +41,35 @@ def profile_store() -> ProfileStore:
     return ProfileStore(app_folder() / "profiles")
 
 
-def key_of(model: Model, config: ModelConfig) -> ProfileKey:
-    """The profile's key of a loaded model. Raises ModelError if its file cannot be read."""
-    return profile_key(
-        model.path,
-        backend=build_name(),
+def key_of(model: Model, config: ModelConfig, plan: ContextPlan | None = None) -> ProfileKey:
+    """The profile's key of a loaded model; `plan` is that of its context, if there is one.
+
+    Raises ModelError if its file or an adapter's cannot be read, or no context is possible.
+    """
+    plan = plan or plan_context(model.facts, config, available_bytes())
+    setup = Setup(
         threads=config.threads or 0,
         threads_batch=config.threads_batch or config.threads or 0,
         gpu_layers=model.gpu_layers,
+        gpus=f"{config.main_gpu} {config.tensor_split}" if model.uses_gpu else "",
         kv_type=config.kv_type,
+        kv_type_v=config.value_type,
+        flash_attention=flash_attention_of(config),
+        lora=lora_identity(config.lora),
+        kept_window=plan.kept_window,
+        num_snapshots=plan.num_snapshots,
     )
+    return profile_key(model.path, setup, backend=build_name())
+
+
+def as_measured(model: Model, config: ModelConfig) -> ModelConfig:
+    """The configuration with flash attention as it was measured to be best, where that is auto."""
+    if flash_attention_of(config) != "auto" or model.uses_gpu:
+        return config
+    profile = profile_store().load(key_of(model, config), quiet=True)
+    if profile is None or not profile.flash_attention:
+        return config
+    return replace(config, flash_attention="on")
 
 
 @dataclass(slots=True)
@@ -65,7 +92,14 @@ class Measured:
 
     def sizer(self) -> Sizer:
         """A sizer by these costs."""
-        return Sizer(self.cost, self.profile.branch_seconds if self.profile else 0.0)
+        if self.profile is None:
+            return Sizer(self.cost)
+        return Sizer(
+            self.cost,
+            self.profile.branch_seconds,
+            self.profile.save_seconds,
+            self.profile.load_seconds,
+        )
 
     def keep(self, calibration: Calibration) -> None:
         """Writes what was learned in use to the profile; where nothing is kept, does nothing."""
@@ -94,20 +128,31 @@ def measured_costs(
 
     Sets the context's threads to the profile's unless the user chose them.
     """
-    store, key = profile_store(), key_of(model, config)
+    store, key = profile_store(), key_of(model, config, context.plan)
     profile = store.load(key)
+    is_writable = True
+    if profile is not None and profile.flash_attention != context.has_flash_attention:
+        # A full probe chose otherwise since this context was made; the next load follows it.
+        profile, is_writable = None, False
     if profile is not None:
         context.set_threads(profile.threads, profile.threads_batch)
         return Measured(CostModel.from_points(profile.points), profile, key, model.path.name)
-    max_width = min(MAX_WIDTH, context.ctx)
-    points = run_probe(ContextRig(context).decode, max_width=max_width)
+    rig, max_width = ContextRig(context), min(MAX_WIDTH, context.ctx)
+    points = run_probe(rig.decode, max_width=max_width)
+    save_seconds, load_seconds = rig.restore_seconds()
     context.clear()
-    is_writable = True
-    if points and is_reliable(points, max_width):
-        profile = Profile(tuple(points), threads, threads_batch)
-        is_writable = store.save(key, profile, model.path.name)
-    else:
+    if not points or not is_reliable(points, max_width):
         logger.info("the machine was busy while it was measured; it will be measured again")
+        return Measured(CostModel(points), None, key, model.path.name)
+    profile = Profile(
+        tuple(points),
+        threads,
+        threads_batch,
+        save_seconds=save_seconds,
+        load_seconds=load_seconds,
+        flash_attention=context.has_flash_attention,
+    )
+    is_writable = is_writable and store.save(key, profile, model.path.name)
     return Measured(CostModel(points), profile, key, model.path.name, is_writable)
 
 
@@ -119,35 +164,34 @@ def kept_threads(model: Model, config: ModelConfig) -> tuple[int, int] | None:
 
 def full_probe(
     model: Model,
-    context: Context,
     config: ModelConfig,
     threads: int,
     threads_batch: int,
     *,
+    key: ProfileKey | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Callable[[float, str], None] = lambda fraction, doing: None,
 ) -> Profile | None:
-    """Measures widths, context lengths and thread counts, and keeps what was found.
+    """Measures widths, context lengths, thread counts and flash attention in contexts of its own.
 
-    None when it was stopped before a curve was known. The odds of an older profile are kept.
+    Keeps what was found under `key`, the model's own if None is given, with the odds of an older
+    profile. None when it was stopped before a curve was known. Raises ModelError where no context
+    fits.
     """
-    store, key = profile_store(), key_of(model, config)
-    room = max(0, context.ctx - SPARE_TOKENS)
-    lengths = sorted({0, *(int(room * depth) for depth in DEPTHS)})
-    is_given = config.threads is not None
-    is_batch_given = is_given or config.threads_batch is not None
-    plan = Plan(
-        min(MAX_WIDTH, context.ctx),
-        tuple(lengths),
-        (threads,) if is_given else thread_counts(threads),
-        (threads_batch,) if is_batch_given else thread_counts(threads_batch),
-        trees=context.num_sequences > 1,
-    )
-    survey = Survey(ContextRig(context), plan, should_stop=should_stop, progress=progress)
+
+    def make_context(flash_attention: bool) -> Context:
+        mode: FlashAttention = "on" if flash_attention else "off"
+        return Context(model, replace(config, flash_attention=mode), threads, threads_batch)
+
+    store, key = profile_store(), key or key_of(model, config)
+    rig = ContextRig(Context(model, config, threads, threads_batch), make_context)
     try:
-        found = survey.run()
+        plan = _plan(model, rig.context, config, threads, threads_batch)
+        found = Survey(rig, plan, should_stop=should_stop, progress=progress).run()
+        save_seconds, load_seconds = rig.restore_seconds()
+        has_flash_attention = rig.context.has_flash_attention
     finally:
-        context.clear()
+        rig.context.close()
     if not found.points:
         return None
     older = store.load(key)
@@ -156,8 +200,27 @@ def full_probe(
         found.threads,
         found.threads_batch,
         found.branch_seconds,
+        save_seconds,
+        load_seconds,
+        has_flash_attention,
         found.is_complete,
         older.calibration if older else None,
     )
     store.save(key, profile, model.path.name)
     return profile
+
+
+def _plan(
+    model: Model, context: Context, config: ModelConfig, threads: int, threads_batch: int
+) -> Plan:
+    room = max(0, context.ctx - SPARE_TOKENS)
+    is_given = config.threads is not None
+    is_batch_given = is_given or config.threads_batch is not None
+    return Plan(
+        min(MAX_WIDTH, context.ctx),
+        tuple(sorted({0, *(int(room * depth) for depth in DEPTHS)})),
+        (threads,) if is_given else thread_counts(threads),
+        (threads_batch,) if is_batch_given else thread_counts(threads_batch),
+        trees=context.num_sequences > 1,
+        flash_attention=flash_attention_of(config) == "auto" and not model.uses_gpu,
+    )

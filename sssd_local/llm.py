@@ -30,7 +30,7 @@ from sssd_local.call import (
 from sssd_local.chat.session import ChatSession
 from sssd_local.chat.template import ChatTemplate
 from sssd_local.config import GenerationConfig, ModelConfig, SamplingConfig, split_options
-from sssd_local.costs import Measured, kept_threads, measured_costs
+from sssd_local.costs import Measured, as_measured, kept_threads, measured_costs
 from sssd_local.draft.calibrate import Calibration
 from sssd_local.draft.drafter import Drafter
 from sssd_local.draft.tree import Int32Array
@@ -46,6 +46,8 @@ from sssd_local.hardware.governor import ThreadGovernor
 from sssd_local.hardware.sizer import Sizer
 from sssd_local.hardware.threads import default_threads
 from sssd_local.stats import Stats, Tally
+from sssd_local.store.datastores import open_datastores
+from sssd_local.store.memory import Memory, make_memory
 
 __all__ = ["LLM", "Chunk", "Completion", "Stats"]
 
@@ -53,8 +55,10 @@ __all__ = ["LLM", "Chunk", "Completion", "Stats"]
 class LLM:
     """A GGUF model, ready to answer; use it as a context manager or call `close()`.
 
-    Keyword options are the fields of ModelConfig; `progress(fraction)` hears of the loading. One
-    answer at a time: a call from a second thread while one runs raises BusyError.
+    Keyword options are the fields of ModelConfig; `progress(fraction)` hears of the loading.
+    `memory` True keeps what is asked and answered in the app's folder (a path: in that one) and
+    drafts from it; False keeps nothing. One answer at a time: a call from a second thread while
+    one runs raises BusyError.
 
     >>> with LLM("model.gguf") as llm:                         # doctest: +SKIP
     ...     print(llm.chat([{"role": "user", "content": "Hello"}]).text)
@@ -65,6 +69,7 @@ class LLM:
         path: str | os.PathLike[str],
         *,
         progress: Callable[[float], None] | None = None,
+        memory: bool | str | os.PathLike[str] | Memory | None = False,
         **options: Any,
     ) -> None:
         (config,) = split_options(options, ModelConfig)
@@ -74,11 +79,15 @@ class LLM:
         self.config: ModelConfig = config
         self.threads = config.threads or default_threads()
         self.threads_batch = config.threads_batch or config.threads or default_threads()
+        self._datastores = open_datastores(config.datastores, path)
+        self.memory = make_memory(memory)
+        self._memories = [] if self.memory is None else [self.memory.open(path)]
         self._model = Model(path, config, progress)
         self._context: Context | None = None
         self._measured: Measured | None = None
         try:
-            self._context = Context(self._model, config, self.threads, self.threads_batch)
+            chosen = as_measured(self._model, config)
+            self._context = Context(self._model, chosen, self.threads, self.threads_batch)
             self._engine = self._new_engine(self._context)
             facts = self._model.facts
             source = config.chat_template or facts.chat_template
@@ -95,7 +104,8 @@ class LLM:
         can_draft = ability.speculation is not Speculation.NONE
         width = self._width(self.config)
         self.speculation_note = "" if can_draft else f"no speculation: {ability.reason}"
-        drafter = Drafter(Calibration(), max_leaves=context.num_sequences)
+        sources = [*self._datastores, *self._memories]
+        drafter = Drafter(Calibration(), sources=sources, max_leaves=context.num_sequences)
         engine = Engine(self._model, context, drafter, Sizer(CostModel()), width)
         if width is None:
             self._measure(engine)
@@ -268,6 +278,8 @@ class LLM:
         prompt_seconds = 0.0
         try:
             self._begin(call)
+            if self.memory is not None:
+                self.memory.begin(tokens)
             with closing(answer(self._engine, self._request(tokens, call))) as steps:
                 for step in steps:
                     prompt_seconds = prompt_seconds or time.perf_counter() - start
@@ -281,7 +293,12 @@ class LLM:
         except Cancelled:
             last = StepResult((), (), (), "cancelled")
         finally:
-            self._end(call, ids)
+            try:
+                if ids and self.memory is not None:
+                    stats = self._finish(tally, prompt_seconds)
+                    self.memory.take(tokens, np.array(ids, np.int32), stats)
+            finally:
+                self._end(call, ids)
         yield chunk_of(last, self._finish(tally, prompt_seconds))
 
     def _request(self, tokens: Int32Array, call: Call) -> Request:
@@ -293,6 +310,7 @@ class LLM:
             make_room=lambda history: call.make_room(history, call.num_written),
             should_stop=call.should_stop,
             progress=call.progress,
+            temperature=call.sampling.temperature,
         )
 
     def _finish(self, tally: Tally, prompt_seconds: float) -> Stats:
@@ -347,6 +365,8 @@ class LLM:
         with self._exclusive():
             self._engine.reset()
             self._session = self._new_session()
+            if self.memory is not None:
+                self.memory.end_chat()
 
     def close(self) -> None:
         """Ends a running answer and frees the model; doing it twice is harmless.
@@ -376,6 +396,13 @@ class LLM:
             self._turn.give_back(call)
 
     def _free(self) -> None:
+        try:
+            if self.memory is not None:
+                self.memory.close()
+        finally:
+            self._free_model()
+
+    def _free_model(self) -> None:
         measured, self._measured = self._measured, None
         if measured is not None:
             measured.keep(self._engine.drafter.calibration)

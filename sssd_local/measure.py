@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
-
 from sssd_local.call import Completion
 from sssd_local.engine.ties import Tie, compare_tokens
 from sssd_local.errors import ConfigError, ContextFullError
+from sssd_local.hardware.advice import best_rate
 from sssd_local.llm import LLM
 
 OFF, AUTO = "off", "auto"
@@ -249,5 +248,5 @@ def _limit(llm: LLM) -> float | None:
         if not engine.sizer.cost.is_measured:
             return None
         costs = engine.sizer.cost.curve(min(LIMIT_CONTEXT_TOKENS, engine.context.ctx))
-    gains = np.arange(1, len(costs) + 1) * float(costs[0]) / costs
-    return float(gains.max())
+    relative = dict(enumerate((costs / costs[0]).tolist(), start=1))
+    return best_rate(relative)[1]

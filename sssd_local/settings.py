@@ -12,7 +12,8 @@ from typing import Any
 
 import click
 
-from sssd_local.config import unknown_name
+from sssd_local.cli_options import Adapter
+from sssd_local.config import parse_adapters, unknown_name
 from sssd_local.errors import ConfigError
 from sssd_local.files import app_folder
 
@@ -169,6 +170,8 @@ class _Checker:
                 value = str(_absolute(self._path.parent, value))
             except (OSError, RuntimeError, ValueError) as error:
                 self._fail(f"{where}: {error}")
+        if isinstance(option.type, Adapter):
+            value = self._adapter(where, value)
         try:
             option.type.convert(value, option, click.Context(click.Command("run")))
         except click.BadParameter as error:
@@ -176,6 +179,14 @@ class _Checker:
         except (OverflowError, ValueError):
             self._fail(f"{where} is out of range")
         return value
+
+    def _adapter(self, where: str, value: str) -> str:
+        try:
+            ((path, scale),) = parse_adapters(value)
+            return f"{_absolute(self._path.parent, path)}={scale}"
+        except (ConfigError, OSError, RuntimeError, ValueError) as error:
+            self._fail(f"{where}: {error}")
+            raise
 
     def _fail(self, what: str) -> None:
         raise ConfigError(f"{self._path}: {what}")
@@ -195,6 +206,8 @@ def _expected(option: click.Option) -> tuple[str, Any]:
         return "true or false", bool
     if option.name == "speculation":
         return "auto, off or a width", (str, int)
+    if option.name == "tensor_split":
+        return "shares, like [3, 1]", (str, list)
     if isinstance(option.type, click.types.IntParamType):
         return "a whole number", int
     if isinstance(option.type, click.types.FloatParamType):

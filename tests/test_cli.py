@@ -37,7 +37,11 @@ class FakeLLM:
     texts: tuple[str, ...] = (" Hello", " there")
     raises: BaseException | None = None
 
-    def __init__(self, path: str, *, progress: Any = None, **options: Any) -> None:
+    memory = None
+
+    def __init__(
+        self, path: str, *, progress: Any = None, memory: Any = None, **options: Any
+    ) -> None:
         FakeLLM.calls = [("load", path, options)]
         if progress is not None:
             progress(0.5)
@@ -70,6 +74,7 @@ class FakeLLM:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeLLM]:
     monkeypatch.setattr(sssd_local.llm, "LLM", FakeLLM)
+    monkeypatch.setattr(sssd_local.cli, "named_model", Path)
     monkeypatch.setattr(FakeLLM, "texts", (" Hello", " there"))
     monkeypatch.setattr(FakeLLM, "raises", None)
     return FakeLLM
@@ -86,7 +91,7 @@ def asked(fake: type[FakeLLM]) -> tuple[str, Any, dict[str, Any]]:
 def test_one_answer_on_stdout_and_nothing_else(fake: type[FakeLLM]) -> None:
     result = call("m.gguf", "hi")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "Hello there\n", "")
-    assert fake.calls[0][:2] == ("load", "m.gguf")
+    assert fake.calls[0][:2] == ("load", Path("m.gguf"))
     assert asked(fake)[:2] == ("chat", [{"role": "user", "content": "hi"}])
     assert fake.calls[-1][0] == "close"
 
@@ -177,7 +182,14 @@ OPTIONS: list[tuple[str, str, str, Any]] = [
     ("--speculation", "8", "speculation", 8),
     ("--ctx", "1024", "ctx", 1024),
     ("--threads", "3", "threads", 3),
+    ("--threads-batch", "2", "threads_batch", 2),
+    ("--main-gpu", "1", "main_gpu", 1),
+    ("--tensor-split", "3,1", "tensor_split", (3.0, 1.0)),
+    ("--kv-type-v", "q8_0", "kv_type_v", "q8_0"),
+    ("--flash-attention", "on", "flash_attention", "on"),
+    ("--lora", "a=b.gguf=0.5", "lora", (("a=b.gguf", 0.5),)),
     ("--gpu-layers", "4", "gpu_layers", 4),
+    ("--datastore", "code", "datastores", ("code",)),
     ("--kv-type", "q8_0", "kv_type", "q8_0"),
 ]
 
@@ -215,7 +227,7 @@ def test_every_option_is_in_the_table_above() -> None:
     names = {name for parameter in command.params for name in parameter.opts if name[:2] == "--"}
     elsewhere = {"--system", "--system-file", "--raw", "--stats", "--verbose", "--debug"}
     elsewhere |= {"--config", "--template-arg", "--think", "--markdown", "--continue"}
-    elsewhere |= {"--no-history", "--private"}
+    elsewhere |= {"--no-history", "--private", "--swa-full"}
     assert names == {option for option, *_ in OPTIONS} | elsewhere
     given = [parameter.envvar for parameter in command.params if parameter.opts[0][:1] == "-"]
     variables = [v for each in given for v in ([each] if isinstance(each, str) else each)]
@@ -223,6 +235,31 @@ def test_every_option_is_in_the_table_above() -> None:
     assert all(variable.startswith("SSSD_LOCAL_") for variable in variables)
     assert len(set(variables)) == len(variables)
     assert callable(run_options)
+
+
+@pytest.mark.parametrize("arguments", [["--swa-full"], ["--no-swa-full"], []])
+def test_a_switch_can_be_on_off_or_left_to_the_machine(
+    fake: type[FakeLLM], arguments: list[str]
+) -> None:
+    assert call("m.gguf", "hi", *arguments).exit_code == 0
+    meaning = {"--swa-full": True, "--no-swa-full": False}
+    assert value_of(fake, "swa_full") is (meaning[arguments[0]] if arguments else None)
+
+
+def test_datastores_add_up_and_are_words_in_the_environment(fake: type[FakeLLM]) -> None:
+    call("m.gguf", "hi", "--datastore", "code", "--datastore", "notes")
+    assert value_of(fake, "datastores") == ("code", "notes")
+    fake.calls.clear()
+    call("m.gguf", "hi", env={"SSSD_LOCAL_DATASTORE": "code notes"})
+    assert value_of(fake, "datastores") == ("code", "notes")
+
+
+def test_adapters_add_up_and_come_from_the_environment_as_paths_do(fake: type[FakeLLM]) -> None:
+    call("m.gguf", "hi", "--lora", "a", "--lora", "b=2")
+    assert value_of(fake, "lora") == (("a", 1.0), ("b", 2.0))
+    fake.calls.clear()
+    call("m.gguf", "hi", env={"SSSD_LOCAL_LORA": os.pathsep.join(("a=0.5", "b c"))})
+    assert value_of(fake, "lora") == (("a", 0.5), ("b c", 1.0))
 
 
 def test_repeated_options_add_up(fake: type[FakeLLM]) -> None:
@@ -265,7 +302,15 @@ def test_the_command_line_overrules_the_environment(fake: type[FakeLLM], tmp_pat
         (["--tempp", "1"], "--tempp"),
         (["--speculation", "65"], "a width from 1 to 64"),
         (["--logit-bias", "x"], "'x' is not a token id and a number"),
-        (["--ctx", "2"], "ctx must be a whole number at least 8, got 2"),
+        (["--ctx", "2"], "2 is not in the range x>=8"),
+        (["--threads", "0"], "0 is not in the range 1<=x<=1024"),
+        (["--threads-batch", "0"], "0 is not in the range 1<=x<=1024"),
+        (["--gpu-layers", "-2"], "-2 is not in the range x>=-1"),
+        (["--main-gpu", "256"], "256 is not in the range 0<=x<=255"),
+        (["--tensor-split", "0,0"], "must be shares of 0 or more, and not all 0"),
+        (["--flash-attention", "yes"], "'yes' is not one of"),
+        (["--lora", "=1"], "lora names no file"),
+        (["--kv-type", "q8_0", "--flash-attention", "off"], "need flash attention"),
         (["--kv-type", "q4"], "'q4' is not one of"),
         (["--raw", "--system", "a"], "--raw has no system message"),
         (["--system", "a", "--system-file", "b"], "cannot be used together"),

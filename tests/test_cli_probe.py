@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,8 @@ POINTS = tuple(
     for length in (0, 1000)
     for width, cost in CURVE.items()
 )
-REPORT = report_of("m.gguf", "b1", "cpu", 2, 1, POINTS, 0.0005, True)
+PROFILE = Profile(POINTS, 2, 1, branch_seconds=0.0005, is_full=True)
+REPORT = report_of("m.gguf", "b1", "cpu", PROFILE)
 
 
 def call(*arguments: str) -> Result:
@@ -93,6 +95,12 @@ def test_the_table_marks_the_chosen_widths() -> None:
     assert "█" * 41 not in "".join(lines)
     assert lines[-2].startswith("limit 3.20× · knee at width 16 · a tree costs 0.50 ms more")
     assert "checking 4 tokens costs 2.0× one" in lines[-1]
+    assert REPORT["flash_attention"] is False
+    assert REPORT["restore_ms"] == 0
+    other = replace(PROFILE, flash_attention=True, save_seconds=0.002, load_seconds=0.0005)
+    lines = list(report_lines(report_of("m.gguf", "b1", "cpu", other)))
+    assert lines[1] == "2 threads, 1 for batches · flash attention"
+    assert lines[-1].startswith("A wrong draft costs 2.50 ms for going back")
     partial = list(report_lines({**REPORT, "complete": False}))
     assert partial[-1].startswith("Not everything was measured")
 

@@ -42,6 +42,7 @@ def test_defaults() -> None:
         "lora": (),
         "speculation": "auto",
         "chat_template": None,
+        "datastores": (),
         "verbose": False,
     }
     assert dataclasses.asdict(SamplingConfig()) == {
@@ -76,6 +77,8 @@ def test_configs_are_frozen_and_take_keywords_only(config: Any) -> None:
 
 
 GOOD: list[tuple[Any, str, Any]] = [
+    (ModelConfig, "chat_template", "{{ messages }}"),
+    (ModelConfig, "verbose", True),
     (ModelConfig, "ctx", 8),
     (ModelConfig, "threads", 1),
     (ModelConfig, "threads", 1024),
@@ -91,6 +94,7 @@ GOOD: list[tuple[Any, str, Any]] = [
     (ModelConfig, "lora", (("a.gguf", 0.5), ("b.gguf", -1.0))),
     (ModelConfig, "speculation", "off"),
     (ModelConfig, "speculation", 64),
+    (ModelConfig, "datastores", ("code", "notes")),
     (SamplingConfig, "temperature", 0),
     (SamplingConfig, "temperature", 100.0),
     (SamplingConfig, "top_k", 0),
@@ -125,6 +129,8 @@ BAD: list[tuple[Any, str, Any, str]] = [
     (ModelConfig, "ctx", True, "ctx must be a whole number at least 8, got True"),
     (ModelConfig, "threads", 0, "threads must be a whole number from 1 to 1024, got 0"),
     (ModelConfig, "threads", 1025, "threads must be a whole number from 1 to 1024, got 1025"),
+    (ModelConfig, "chat_template", 5, "chat_template must be a text, got 5"),
+    (ModelConfig, "verbose", 1, "verbose must be true or false, got 1"),
     (ModelConfig, "threads_batch", "2", "must be a whole number from 1 to 1024, got '2'"),
     (ModelConfig, "gpu_layers", -2, "gpu_layers must be a whole number at least -1, got -2"),
     (ModelConfig, "main_gpu", -1, "main_gpu must be a whole number from 0 to 255, got -1"),
@@ -140,6 +146,9 @@ BAD: list[tuple[Any, str, Any, str]] = [
     (ModelConfig, "lora", 3, "lora must be paths of LoRA adapters, got 3"),
     (ModelConfig, "lora", [3], "lora must be a path, got 3"),
     (ModelConfig, "lora", "", "lora names no file"),
+    (ModelConfig, "datastores", 3, "datastores must be names, got 3"),
+    (ModelConfig, "datastores", [3], "datastores must be names that are not empty, got"),
+    (ModelConfig, "datastores", "", "datastores must be names that are not empty, got ''"),
     (ModelConfig, "lora", "=0.5", "lora names no file"),
     (ModelConfig, "lora", "a=nan", "the scale of a must be a finite number, got nan"),
     (ModelConfig, "speculation", 0, "speculation must be auto, off or a width from 1 to 64, got 0"),
@@ -190,9 +199,7 @@ def test_impossible_values_say_what_is_wrong(
 
 
 def test_every_field_has_a_good_and_a_bad_value_above() -> None:
-    # Any text is a template until it is read, and any value is true or false.
-    unchecked = {"chat_template", "verbose"}
-    names = {item.name for config in CONFIGS for item in dataclasses.fields(config)} - unchecked
+    names = {item.name for config in CONFIGS for item in dataclasses.fields(config)}
     assert {name for _, name, _ in GOOD} == names
     assert {name for _, name, _, _ in BAD} == names
 
@@ -215,6 +222,12 @@ def test_every_field_has_a_good_and_a_bad_value_above() -> None:
 )
 def test_adapters_are_named_in_several_ways(given: Any, kept: Any) -> None:
     assert ModelConfig(lora=given).lora == kept
+
+
+@pytest.mark.parametrize("given", ["code", ["code"], ("code", "code"), iter(["code"])])
+def test_datastores_are_a_name_or_names_each_once(given: Any) -> None:
+    assert ModelConfig(datastores=given).datastores == ("code",)
+    assert ModelConfig(datastores=None).datastores == ()  # type: ignore[arg-type]
 
 
 def test_shares_are_read_from_text() -> None:

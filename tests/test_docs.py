@@ -62,7 +62,7 @@ def test_the_page_shows_the_help_as_it_is() -> None:
 
 def test_the_readme_names_every_command_and_no_other() -> None:
     assert isinstance(main, click.Group)
-    named = re.findall(r"^\| `sssd-local ([a-z]+) ", readme(), re.MULTILINE)
+    named = re.findall(r"^\| `sssd-local ([a-z]+)[ `]", readme(), re.MULTILINE)
     assert set(named) == set(main.commands)
 
 
@@ -75,7 +75,7 @@ def test_the_readme_names_no_option_that_is_missing() -> None:
     ours = [line for line in readme().splitlines() if line.startswith(("| `", "$ sssd-local"))]
     named = set(re.findall(r"--[a-z-]+", " ".join(ours)))
     assert named
-    assert named <= set(re.findall(r"--[a-z-]+", help_texts()["sssd-local run"]))
+    assert named <= set(re.findall(r"--[a-z-]+", " ".join(help_texts().values())))
 
 
 def test_links_inside_the_repository_lead_somewhere() -> None:

@@ -90,8 +90,8 @@ def test_auto_measures_once_and_keeps_a_profile(tiny_model: TinyModel) -> None:
         reads: list[object] = []
         original = ProfileStore.load
 
-        def load(self: ProfileStore, key: Any) -> Any:
-            reads.append(original(self, key))
+        def load(self: ProfileStore, key: Any, *, quiet: bool = False) -> Any:
+            reads.append(original(self, key, quiet=quiet))
             return reads[-1]
 
         with pytest.MonkeyPatch.context() as patch:

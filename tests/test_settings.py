@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -151,6 +152,58 @@ def test_show_tells_where_each_value_comes_from(tmp_path: Path) -> None:
     assert rows["min-p"] == ("0.05", "built-in")
     assert show("--config", str(path))["seed"] == ("-", "built-in")
     assert show("m.gguf", env={"SSSD_LOCAL_CONFIG": str(path)})["seed"][0] == "7"
+
+
+def test_tables_take_how_a_model_is_loaded(tmp_path: Path) -> None:
+    text = """
+    [defaults]
+    threads-batch = 3
+    [model.m]
+    lora = ["a.gguf=0.5", "b=c.gguf"]
+    tensor-split = [3, 1]
+    main-gpu = 1
+    kv-type-v = "q8_0"
+    flash-attention = "on"
+    swa-full = false
+    """
+    rows = show("m.gguf", "--config", str(write(tmp_path / "c.toml", text)))
+    here = tmp_path.resolve()
+    assert json.loads(rows["lora"][0]) == [[f"{here}/a.gguf", 0.5], [f"{here}/b=c.gguf", 1.0]]
+    assert rows["tensor-split"] == ("[3.0, 1.0]", '[model."m"]')
+    assert rows["threads-batch"] == ("3", "[defaults]")
+    expected = {"main-gpu": "1", "kv-type-v": '"q8_0"', "flash-attention": '"on"'}
+    for name, value in (expected | {"swa-full": "false"}).items():
+        assert rows[name] == (value, '[model."m"]')
+    assert show()["swa-full"] == ("-", "built-in")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("threads = 0", "[defaults] threads: 0 is not in the range 1<=x<=1024"),
+        ("ctx = 2", "[defaults] ctx: 2 is not in the range x>=8"),
+        ("gpu-layers = -2", "[defaults] gpu-layers: -2 is not in the range x>=-1"),
+        ("lora = ['=1']", "[defaults] lora: lora names no file"),
+        ("lora = 'a'", "[defaults] lora must be a list, got 'a'"),
+        ("tensor-split = [-1]", "[defaults] tensor-split: tensor_split must be shares"),
+        ("tensor-split = 1", "[defaults] tensor-split must be shares, like [3, 1], got 1"),
+        ("swa-full = 1", "[defaults] swa-full must be true or false, got 1"),
+    ],
+)
+def test_impossible_values_of_the_file_are_refused(tmp_path: Path, line: str, message: str) -> None:
+    assert message in refusal(tmp_path / "c.toml", f"[defaults]\n{line}\n")
+
+
+def test_show_ends_in_what_cannot_be_together(tmp_path: Path) -> None:
+    text = "[defaults]\nkv-type = 'q8_0'\nflash-attention = 'off'\ntemp = -1\n"
+    path = write(tmp_path / "c.toml", text)
+    result = call("config", "show", "--config", str(path))
+    assert result.exit_code == 2
+    assert 'kv-type = "q8_0"' in result.stdout
+    assert result.stderr.startswith("error: quantised values (kv_type q8_0) need flash attention")
+    result = call("config", "show", "--config", str(path), "--kv-type-v", "f16")
+    assert result.stderr == "error: temperature must be 0 or more, got -1.0\n"
+    assert call("config", "show", "--config", str(path), "--kv-type-v=f16", "--temp=0").stderr == ""
 
 
 def test_the_default_file_is_in_the_app_folder(tmp_path: Path) -> None:

@@ -74,11 +74,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 class Scripted:
     """A drafter that drafts what a function of the history says, whatever that is worth."""
 
+    wants_runner_ups = False
+
     def __init__(self, draft: Callable[[list[int], int], DraftTree]) -> None:
         self.history: list[int] = []
         self._draft = draft
 
-    def sync(self, tokens: Int32Array) -> None:
+    def sync(self, tokens: Int32Array, *, temperature: float | None = None) -> None:
         self.history = tokens.tolist()
 
     def draft(self, costs: object, max_nodes: int, max_depth: int) -> DraftTree:
@@ -88,9 +90,18 @@ class Scripted:
         assert tree.check() == ""
         return tree
 
-    def observe(self, tree: DraftTree, path: Sequence[int], token_ids: Sequence[int]) -> None:
+    def observe(
+        self,
+        tree: DraftTree,
+        path: Sequence[int],
+        token_ids: Sequence[int],
+        runner_ups: Int32Array | None = None,
+    ) -> None:
         assert len(token_ids) == len(path) + 1
         self.history += token_ids
+
+    def extend(self, tokens: Int32Array) -> None:
+        self.history += tokens.tolist()
 
     def reset(self) -> None:
         self.history = []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sssd_local.chat import render
 from sssd_local.chat.editor import edit_text
+from sssd_local.chat.memory import run_memory
 from sssd_local.chat.transcript import load_chat, read_user_file, save_chat, split_names
 from sssd_local.config import parse_speculation, unknown_name
 from sssd_local.errors import SSSDError
@@ -186,6 +187,10 @@ def _spec(repl: Repl, rest: str) -> None:
     repl.screen.note(f"speculation {repl.llm.config.speculation}{f' ({note})' if note else ''}")
 
 
+def _memory(repl: Repl, rest: str) -> None:
+    run_memory(repl.llm.memory, repl.screen, rest)
+
+
 def _quiet(repl: Repl, rest: str) -> None:
     repl.settings.change("quiet", rest or ("off" if repl.settings.quiet else "on"))
     state = "left out" if repl.settings.quiet else "shown"
@@ -216,6 +221,11 @@ COMMANDS: dict[str, Command] = {
         "/spec auto|off|WIDTH|show|hide",
         "Drafts as it pays, never, to a width; colours text by its source.",
         _spec,
+    ),
+    "memory": Command(
+        "/memory [status|on|off|forget]",
+        "Keeps chats to draft later ones from, or not; forgets this one.",
+        _memory,
     ),
     "quiet": Command("/quiet [on|off]", "Leaves out the line after each answer.", _quiet),
     "exit": Command("/exit, /bye", "Leaves; so does Ctrl-D.", _exit),

@@ -20,6 +20,7 @@ from sssd_local.chat.editor import (
     read_plain,
     take_ctrl_d,
 )
+from sssd_local.chat.memory import ask_to_keep, memory_note
 from sssd_local.chat.reasoning import opens_thinking
 from sssd_local.chat.render import AnswerView, OutputClosed, PromptProgress, Screen, stats_line
 from sssd_local.chat.settings import ChatSettings
@@ -61,7 +62,7 @@ class Repl:
         self._last_chat = last_chat
         self._progress = progress
         self._stats: Stats | None = None
-        self._told_of_overflow = self._told_of_keeping = False
+        self._told_of_overflow = self._told_of_keeping = self._told_of_memory = False
         # Whether the kept file holds this chat, and not one of an earlier run.
         self._is_kept = False
 
@@ -133,6 +134,7 @@ class Repl:
             if answer:
                 transcript.answer(answer)
                 self._note_overflow()
+                self.note_memory()
                 self.keep()
             else:
                 transcript.withdraw()
@@ -210,6 +212,13 @@ class Repl:
                 f"the context is full: the oldest {turns} left out of what the model sees, "
                 "and more as the chat goes on"
             )
+
+    def note_memory(self) -> None:
+        """Says once that memory cannot be read or written."""
+        memory = self.llm.memory
+        if memory is not None and memory.problem and not self._told_of_memory:
+            self._told_of_memory = True
+            self.screen.note(f"memory: {memory.problem}")
 
     def keep(self) -> None:
         """Writes the chat down for `run -c`; says once when that fails."""
@@ -292,6 +301,7 @@ def run_repl(
         raise SSSDError("there is no output to chat on; give a PROMPT")
     screen = Screen(stream)
     exit_on_hangup()
+    reads = read is not None
     try:
         if read is None:
             read = make_reader(list(COMMANDS), app_folder() / HISTORY if keep else None)
@@ -310,6 +320,10 @@ def run_repl(
         if system is not None and not (yields_system and repl.has_gone_on):
             repl.transcript.system = system
         repl.run()
+        ask_to_keep(llm.memory, screen, read if reads else read_plain)
+        if llm.memory is not None:
+            llm.memory.close()
+        repl.note_memory()
     except OutputClosed:
         hang_up()
 
@@ -317,6 +331,7 @@ def run_repl(
 def _greet(repl: Repl, *, private: bool, is_plain: bool) -> None:
     parts = [repl.model_name, f"{repl.llm.n_ctx} tokens of context", repl.llm.speculation_note]
     parts += ["private: no text is kept"] if private else []
+    parts.append(memory_note(repl.llm.memory))
     repl.screen.note(" · ".join(part for part in parts if part))
     if is_plain:
         repl.screen.note(PLACEHOLDER)

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bench import fit as fitting
 from bench import simulate as simulation
 from bench import traces as recorded
 from bench.curves import curve_names, load_curve, parse_curve
-from bench.simulate import Reliability, Replay, Tally, right_path, simulate, table
+from bench.knowledge import Knowledge, known
+from bench.simulate import Replay, least_cost, right_path, simulate
 from bench.traces import TokenTrace
 from sssd_local.draft.tree import tree_from_lists
 from sssd_local.errors import ConfigError, SSSDError
@@ -23,14 +25,15 @@ FLAT = np.ones(64)
 STEEP = np.arange(1.0, 65.0)
 
 
-def number(report: dict[str, object], key: str) -> float:
-    value = report[key]
-    assert isinstance(value, int | float)
-    return value
-
-
 def test_curves_interpolate_between_given_widths() -> None:
-    assert {"cpu-2core-q4_0", "laptop", "apple", "cuda"} <= set(curve_names())
+    assert curve_names() == [
+        "cpu-2core-q4_0",
+        "cpu-2core-q4_k_m",
+        "cpu-2core-q8_0",
+        "laptop",
+        "apple",
+        "cuda",
+    ]
     for name in curve_names():
         curve = load_curve(name)
         assert curve.shape == (64,)
@@ -58,6 +61,23 @@ def test_unknown_and_unreadable_curves(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("{", encoding="utf-8")
     with pytest.raises(SSSDError, match="cannot read the cost curve"):
         load_curve(str(tmp_path / "bad.json"))
+
+
+def test_what_a_probe_measured_is_a_curve(tmp_path: Path) -> None:
+    """Of the contexts measured, the one nearest to 256 tokens counts; kept profiles alike."""
+    printed = [
+        {"context": 300, "width": 1, "ms": 20.0},
+        {"context": 300, "width": 2, "ms": 30.0},
+        {"context": 4096, "width": 1, "ms": 90.0},
+    ]
+    file = tmp_path / "probe.json"
+    file.write_text(json.dumps({"model": "m", "points": printed}), encoding="utf-8")
+    assert load_curve(str(file))[:3] == pytest.approx([1, 1.5, 2.25])
+    kept = [[0, 1, 0.01, 0.02], [0, 4, 0.02, 0.02], [4096, 1, 0.04, 0.02]]
+    assert parse_curve({"version": 2, "points": kept}, "p")[3] == 2.0
+    for points in ([], [[1]], [{"context": 0}], [["a", 1, 2]], 7):
+        with pytest.raises(ConfigError, match="a cost curve maps widths"):
+            parse_curve({"points": points}, "p")
 
 
 def test_right_path_follows_the_answer_only() -> None:
@@ -99,31 +119,107 @@ def test_forced_width_takes_all_nodes() -> None:
     assert tally.steps < len(COPY.answer) / 4
 
 
-def test_reliability_arithmetic() -> None:
-    reliability = Reliability()
-    reliability.add([0.11, 0.19, 0.95, 1.0], [True, False, True, True])
-    assert [row["count"] for row in reliability.rows()] == [2, 2]
-    assert reliability.rows()[0]["hit_rate"] == 0.5
-    assert reliability.error() == pytest.approx((abs(0.30 - 1) + abs(1.95 - 2)) / 4)
-    assert Reliability().error() == 0.0
+def all_ways(longest: list[int], costs: np.ndarray, position: int = 0) -> list[float]:
+    """What each way through the positions costs."""
+    if position == len(longest):
+        return [0.0]
+    reach = min(longest[position], len(longest) - position - 1)
+    return [
+        float(costs[n]) + rest
+        for n in range(reach + 1)
+        for rest in all_ways(longest, costs, position + n + 1)
+    ]
 
 
-def test_report_has_the_promised_keys() -> None:
-    report = simulate([COPY, FRESH], FLAT, history=[FRESH])
-    assert number(report, "tokens") == 59 + 39
-    assert number(report, "limit") >= number(report, "speedup") > 1
-    assert number(report, "pool_tokens_per_step") > 1
-    tasks = report["per_task"]
-    assert isinstance(tasks, dict)
-    assert list(tasks) == ["copying", "fresh"]
-    text = table(report)
-    assert "copying" in text
-    assert "32 nodes always" in text
-    quick = simulate([COPY], FLAT, with_limit=False)
-    assert quick["limit"] is None
-    assert "32 nodes always" not in table(quick)
-    assert number(simulate([], FLAT), "speedup") == 1.0
-    assert Tally().limit == 1.0
+@given(
+    st.lists(st.integers(0, 5), max_size=8),
+    st.lists(st.floats(0.5, 9), min_size=6, max_size=6),
+)
+def test_least_cost_is_that_of_the_best_of_all_ways(longest: list[int], dear: list[float]) -> None:
+    costs = np.array(dear)
+    assert least_cost(longest, costs) == pytest.approx(min(all_ways(longest, costs)))
+
+
+def test_a_step_drafts_no_more_than_the_curve_has_costs_for() -> None:
+    assert least_cost([9] * 10, np.array([1.0, 1.0, 1.0])) == 4.0
+    assert least_cost([], FLAT) == 0.0
+
+
+def test_no_node_is_too_unlikely_for_the_limit() -> None:
+    """Each of 20 tokens followed once: none is likely, and the one that comes counts."""
+    prompt = [token for follower in range(100, 120) for token in (7, follower)]
+    trace = TokenTrace("u", "unlikely", tuple(prompt), (7, 101, 131))
+    replay = Replay(FLAT)
+    replay.drafter.max_leaves = 64
+    assert replay.least_cost(trace) == 1.0
+
+
+def test_report_has_the_promised_keys_and_no_others() -> None:
+    report = simulate([COPY, FRESH], FLAT)
+    found = report.as_dict()
+    assert list(found) == [
+        "speedup",
+        "tokens_per_step",
+        "tested",
+        "accepted",
+        "limit",
+        "pool_tokens_per_step",
+        "per_task",
+        "calibration_error",
+        "draft_us_median",
+        "draft_us_p99",
+    ]
+    assert report.total.tokens == 59 + 39
+    assert list(report.per_task) == ["copying", "fresh"]
+    assert report.total.limit is not None
+    assert report.total.limit >= report.total.speedup > 1
+    assert found["pool_tokens_per_step"] == report.pool.tokens_per_step > 1
+    quick = simulate([COPY], FLAT, with_limit=False).as_dict()
+    assert (quick["limit"], quick["pool_tokens_per_step"]) == (None, None)
+    empty = simulate([], FLAT)
+    assert (empty.total.speedup, empty.total.limit) == (1.0, None)
+
+
+def test_a_history_is_kept_or_put_into_a_datastore() -> None:
+    earlier = [TokenTrace("h", "before", (5, 6), FRESH.answer)]
+    alone = simulate([FRESH], FLAT, with_limit=False).total
+    kept = simulate([FRESH], FLAT, knowledge=known(earlier, datastore=False, keep=False)).total
+    stored = simulate([FRESH], FLAT, knowledge=known(earlier, datastore=True, keep=False)).total
+    assert alone.accepted == 0
+    assert kept.accepted > 20
+    assert stored.accepted > 20
+    assert kept.limit is not None
+    assert kept.limit > 10
+
+
+def test_traces_are_forgotten_unless_they_are_kept() -> None:
+    once = Replay(FLAT)
+    assert [once.run(FRESH).accepted, once.run(FRESH).accepted] == [0, 0]
+    kept = Replay(FLAT, Knowledge(keep=True))
+    kept.run(FRESH)
+    kept.run(COPY)
+    assert kept.run(FRESH).accepted > 20
+
+
+def test_runner_ups_are_used_where_they_are_recorded() -> None:
+    """Each position's row is what the model thought of after the tokens before it."""
+    answer = tuple(range(100, 140))
+    rows = np.array([answer, range(300, 340)], np.int32).T
+    trace = TokenTrace("r", "ranked", (1,), answer, rows)
+    replay = Replay(FLAT)
+    replay.run(trace)
+    assert replay.drafter.recycled is not None
+    for position in (0, 1, 2, 39):
+        recent = [1, *answer][position::-1][:2]
+        named = [item.token for item in replay.drafter.recycled.named(recent)]
+        assert named == [100 + position, 300 + position]
+    without = Replay(FLAT, Knowledge(recycle=False))
+    without.run(trace)
+    assert without.drafter.recycled is None
+
+
+def command(arguments: list[object]) -> Result:
+    return CliRunner().invoke(simulation.command, [str(argument) for argument in arguments])
 
 
 def test_command_writes_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,35 +227,16 @@ def test_command_writes_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     row = {"id": "1", "task": "a/b", "messages": [{"role": "user", "content": "abcdefgh " * 5}]}
     traces = tmp_path / "traces.jsonl"
     traces.write_text(json.dumps({**row, "output": "abcdefgh " * 8}) + "\n", encoding="utf-8")
-    arguments = ["--traces", str(traces), "--vocab", str(traces), "--curve", "cuda"]
+    arguments = ["--traces", traces, "--vocab", traces, "--curve", "cuda"]
     out = tmp_path / "report.json"
-    result = CliRunner().invoke(simulation.command, [*arguments, "--json", str(out)])
+    result = command([*arguments, "--json", out])
     assert result.exit_code == 0, result.output
     assert json.loads(out.read_text(encoding="utf-8"))["speedup"] > 1.5
-    wrong = CliRunner().invoke(simulation.command, [*arguments[:-1], "nowhere"])
-    assert wrong.exit_code == 1
-    assert "no cost curve" in wrong.output
-
-
-def test_fit_slope_is_the_derivative_of_the_loss() -> None:
-    labels = fitting.balance([fitting.collect([COPY, FRESH]), fitting.collect([COPY])])
-    joined = fitting.join(labels)
-    weights = np.random.default_rng(0).normal(size=fitting.NUM_FITTED) * 0.1
-    _, slope = fitting.loss(joined, weights)
-    for cell in np.flatnonzero(slope)[:5]:
-        nudge = np.zeros(fitting.NUM_FITTED)
-        nudge[cell] = 1e-5
-        rise = fitting.loss(joined, weights + nudge)[0] - fitting.loss(joined, weights - nudge)[0]
-        assert slope[cell] == pytest.approx(rise / 2e-5, rel=1e-3, abs=1e-6)
-
-
-def test_fit_learns_and_writes_a_table_that_loads(tmp_path: Path) -> None:
-    labels = fitting.collect([COPY])
-    weights = fitting.fit(labels, steps=60, ridge=0.1)
-    start = fitting.loss(labels, np.zeros(fitting.NUM_FITTED))[0]
-    assert fitting.loss(labels, weights)[0] < 0.5 * start
-    file = tmp_path / "priors.py"
-    fitting.write_priors(weights, file)
-    space: dict[str, dict[str, list[int]]] = {}
-    exec(file.read_text(encoding="utf-8"), space)
-    assert space["WEIGHTS"] == fitting.tables(weights)
+    wrong = command([*arguments[:-1], "nowhere"])
+    assert (wrong.exit_code, "no cost curve" in wrong.output) == (1, True)
+    for options in (["--history", traces], ["--history", traces, "--datastore", "--no-recycle"]):
+        assert command([*arguments, "--no-limit", *options]).exit_code == 0
+    lone = command([*arguments, "--datastore"])
+    assert (lone.exit_code, "--datastore is made of a --history" in lone.output) == (2, True)
+    without = command(["--traces", traces, "--curve", "cuda"])
+    assert (without.exit_code, "a vocabulary is needed" in without.output) == (1, True)

@@ -18,8 +18,15 @@ from pathlib import Path
 class Terminal:
     """The program in a pseudo-terminal of its own."""
 
-    def __init__(self, *arguments: object, home: Path, **environment: str) -> None:
+    def __init__(
+        self, *arguments: object, home: Path, asks_to_keep: bool = False, **environment: str
+    ) -> None:
+        """`asks_to_keep` leaves open whether chats are kept, so that the end of one asks."""
         self.seen = ""
+        if not asks_to_keep:
+            choice = home / "memory" / "choice.json"
+            choice.parent.mkdir(parents=True, exist_ok=True)
+            choice.write_text('{"keep": false, "max_mb": 64}')
         self.brackets = environment.get("TERM") != "dumb"
         command = [sys.executable, "-m", "sssd_local.cli", "run", *map(str, arguments)]
         self.pid, self._fd = pty.fork()

@@ -41,6 +41,7 @@ class FakeLLM:
     """Says given pieces; an exception among them is raised."""
 
     n_ctx, threads, speculation_note, num_dropped_messages = 64, 1, "", 0
+    memory = None
 
     def __init__(self, *pieces: str | BaseException, prompt: str = "") -> None:
         self._pieces = pieces

@@ -152,8 +152,8 @@ def editor(tiny_model: TinyModel, tmp_path: Path) -> Callable[..., Terminal]:
     pytest.importorskip("prompt_toolkit")
     arguments = [tiny_model(), "--ctx", 512, "--speculation", "off", "--max-tokens", 3]
 
-    def start(*more: str) -> Terminal:
-        return Terminal(*arguments, *more, home=tmp_path, TERM="xterm")
+    def start(*more: str, asks_to_keep: bool = False) -> Terminal:
+        return Terminal(*arguments, *more, home=tmp_path, asks_to_keep=asks_to_keep, TERM="xterm")
 
     return start
 
@@ -194,6 +194,30 @@ def test_history_lasts_across_runs(editor: Callable[..., Terminal], tmp_path: Pa
         chat.type("\x04")
         assert chat.exit_code() == 0
     assert '"remember me\\nsecond line"' in (tmp_path / "last_chat.json").read_text()
+
+
+def test_a_chat_is_kept_only_after_a_yes_and_asked_once(
+    editor: Callable[..., Terminal], tmp_path: Path
+) -> None:
+    with editor(asks_to_keep=True) as chat:
+        chat.expect(HINT)
+        chat.type("something to keep\r")
+        chat.answered()
+        chat.type("\x04")
+        chat.expect("Keep what you write to make later chats faster? [y/N]")
+        assert not list((tmp_path / "memory").rglob("*.npy"))
+        chat.type("y\r")
+        chat.expect("kept from now on")
+        assert chat.exit_code() == 0
+    kept = list((tmp_path / "memory").rglob("*.npy"))
+    assert kept
+    assert {stat.S_IMODE(path.stat().st_mode) for path in kept} == {0o600}
+    with editor(asks_to_keep=True) as chat:
+        chat.expect("tokens of earlier chats")
+        chat.expect(HINT)
+        chat.type("\x04")
+        assert chat.exit_code() == 0
+        assert "Keep what" not in chat.seen
 
 
 def test_an_unusable_grammar_is_told_before_the_chat(
