@@ -87,6 +87,7 @@ def test_sorting_is_measured_in_a_process_of_its_own() -> None:
 
 
 def test_results_join_older_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
     monkeypatch.setattr(module, "sorting", lambda tokens, vocab: (1e6, 12.0))
     for count in ("3000", "2000", "3000"):
         words = ["--tokens", count, "--vocab", "300", "--lookups", "8", "--out", str(tmp_path)]
