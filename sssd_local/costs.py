@@ -82,6 +82,9 @@ class Measured:
     model_name: str
     # False once writing failed: nobody wants to hear of it twice.
     is_writable: bool = True
+    # What going back takes where the rest was measured on a busy machine and is not kept.
+    save_seconds: float = 0.0
+    load_seconds: float = 0.0
 
     @property
     def threads(self) -> tuple[int, int]:
@@ -93,7 +96,7 @@ class Measured:
     def sizer(self) -> Sizer:
         """A sizer by these costs."""
         if self.profile is None:
-            return Sizer(self.cost)
+            return Sizer(self.cost, 0.0, self.save_seconds, self.load_seconds)
         return Sizer(
             self.cost,
             self.profile.branch_seconds,
@@ -117,7 +120,7 @@ class Measured:
             return
         try:
             calibration.load(self.profile.calibration)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             logger.warning("ignoring the kept odds of %s: %s", self.model_name, error)
 
 
@@ -143,7 +146,14 @@ def measured_costs(
     context.clear()
     if not points or not is_reliable(points, max_width):
         logger.info("the machine was busy while it was measured; it will be measured again")
-        return Measured(CostModel(points), None, key, model.path.name)
+        return Measured(
+            CostModel(points),
+            None,
+            key,
+            model.path.name,
+            save_seconds=save_seconds,
+            load_seconds=load_seconds,
+        )
     profile = Profile(
         tuple(points),
         threads,
@@ -156,9 +166,11 @@ def measured_costs(
     return Measured(CostModel(points), profile, key, model.path.name, is_writable)
 
 
-def kept_threads(model: Model, config: ModelConfig) -> tuple[int, int] | None:
+def kept_threads(
+    model: Model, config: ModelConfig, plan: ContextPlan
+) -> tuple[int, int] | None:
     """The thread counts that were measured to be best, None if nothing is kept."""
-    profile = profile_store().load(key_of(model, config))
+    profile = profile_store().load(key_of(model, config, plan))
     return (profile.threads, profile.threads_batch) if profile is not None else None
 
 

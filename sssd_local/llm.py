@@ -109,7 +109,7 @@ class LLM:
         engine = Engine(self._model, context, drafter, Sizer(CostModel()), width)
         if width is None:
             self._measure(engine)
-        elif (kept := kept_threads(self._model, self.config)) is not None:
+        elif (kept := kept_threads(self._model, self.config, context.plan)) is not None:
             self.threads, self.threads_batch = kept
             context.set_threads(*kept)
         return engine
@@ -365,6 +365,8 @@ class LLM:
         with self._exclusive():
             self._engine.reset()
             self._session = self._new_session()
+            # Its closures hold the conversation.
+            self._latest = None
             if self.memory is not None:
                 self.memory.end_chat()
 

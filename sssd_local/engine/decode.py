@@ -63,6 +63,8 @@ def answer(engine: Engine, request: Request) -> Generator[StepResult, None, None
             elif not engine.make_room(root, request):
                 yield output.end("length")
             else:
+                engine.wake()
+                clock.drafts()
                 tree = engine.draft(output.max_depth)
                 clock.drafted()
                 masks = engine.decode(root, tree)
@@ -167,14 +169,13 @@ class Engine:
 
     def draft(self, max_depth: int) -> DraftTree:
         """The tree that pays best now; empty for plain decoding."""
-        if self._rest.goes_on():
+        if self._rest.is_on:
             return empty_tree()
         room = min(self.ledger.room - 1, self.context.plan.max_nodes)
         if self.width == 1 or room < 1 or max_depth < 1:
             return empty_tree()
         if self.width is not None:
             return self._checkable(self.drafter.draft(_FLAT, min(room, self.width - 1), max_depth))
-        self._wake()
         if not self.sizer.allows():
             self._rest.begin(self.sizer.num_resting)
             return empty_tree()
@@ -247,8 +248,12 @@ class Engine:
                 self.context.set_threads(*threads)
                 return
 
+    def wake(self) -> None:
+        """Goes on with a rest, or ends it: all hear of its steps."""
+        if not self._rest.goes_on():
+            self._wake()
+
     def _wake(self) -> None:
-        """Ends a rest: all hear of its steps."""
         tokens, seconds = self._rest.end()
         if tokens:
             self.drafter.extend(np.array(tokens, np.int32))

@@ -35,12 +35,16 @@ class Clock:
     """Times of one step in seconds, from its creation on."""
 
     def __init__(self) -> None:
-        self._start = time.perf_counter()
+        self._start = self._draft_start = time.perf_counter()
         self.draft_seconds = self.decode_seconds = 0.0
+
+    def drafts(self) -> None:
+        """The draft begins."""
+        self._draft_start = time.perf_counter()
 
     def drafted(self) -> None:
         """The draft is done."""
-        self.draft_seconds = self.elapsed()
+        self.draft_seconds = time.perf_counter() - self._draft_start
 
     def elapsed(self) -> float:
         """Seconds since the step began."""

@@ -76,6 +76,7 @@ class Sizer:
     def begin(self) -> None:
         """Starts an answer."""
         self._account.begin()
+        self._skipped = 0
 
     def allows(self) -> bool:
         """Whether to draft in this step; to be asked once a step.
@@ -172,6 +173,9 @@ class Sizer:
         costs = self.cost.curve(context_length)
         plain, predicted = costs.item(0), costs.item(width - 1)
         self._step_seconds = plain
+        if self._draft_seconds:
+            # A stall within a draft is not what drafting costs.
+            draft_seconds = min(draft_seconds, MAX_SURPRISE * self._draft_seconds)
         if draft_seconds > 0:
             before = self._draft_seconds or draft_seconds
             self._draft_seconds = before + (draft_seconds - before) / 8
