@@ -166,9 +166,7 @@ def measured_costs(
     return Measured(CostModel(points), profile, key, model.path.name, is_writable)
 
 
-def kept_threads(
-    model: Model, config: ModelConfig, plan: ContextPlan
-) -> tuple[int, int] | None:
+def kept_threads(model: Model, config: ModelConfig, plan: ContextPlan) -> tuple[int, int] | None:
     """The thread counts that were measured to be best, None if nothing is kept."""
     profile = profile_store().load(key_of(model, config, plan))
     return (profile.threads, profile.threads_batch) if profile is not None else None

@@ -183,6 +183,9 @@ def _explained(repo: str) -> Iterator[None]:
         raise ModelError(
             f"{repo} is not in the cache, and HF_HUB_OFFLINE is set; unset it to download"
         ) from error
+    except ValueError as error:
+        # Names that the library refuses before it asks.
+        raise ModelError(f"{repo} is no name of a repository: {error}") from error
     except errors.HfHubHTTPError as error:
         raise ModelError(_refusal(repo, error.response.status_code)) from error
     except (errors.HTTPError, errors.LocalEntryNotFoundError) as error:

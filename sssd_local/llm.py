@@ -191,6 +191,12 @@ class LLM:
             call.make_room = overflow.shift(self._system_length(kept, tokens))
         return self._start(tokens, call)
 
+    def resume_chat(self, messages: Sequence[Message]) -> None:
+        """Tells memory that a conversation goes on which it is not to take in once more."""
+        if self.memory is not None:
+            kept = checked_messages(messages)
+            self.memory.resume(np.array(self._session.encode(kept), np.int32))
+
     def check_answer(self, **options: Any) -> None:
         """Raises SSSDError for options, grammar or schema that no answer of this model can have."""
         call = Call.from_options(options)

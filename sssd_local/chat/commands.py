@@ -154,7 +154,7 @@ def _save(repl: Repl, rest: str) -> None:
 
 
 def _load(repl: Repl, rest: str) -> None:
-    repl.transcript.replace(load_chat(_one_name(rest, "/load FILE")))
+    repl.replace(load_chat(_one_name(rest, "/load FILE")))
     repl.keep()
     count = len(repl.transcript.messages)
     repl.screen.note(f"{count} message{'' if count == 1 else 's'} loaded")

@@ -32,7 +32,7 @@ def ask_to_keep(memory: Memory | None, screen: Screen, read: ReadLine) -> None:
     question = "Keep what you write to make later chats faster? [y/N] stored in"
     try:
         answer = read(f"{question} {memory_folder()}: ").strip().lower()
-    except (EOFError, KeyboardInterrupt, OSError, ValueError, RuntimeError):
+    except (EOFError, KeyboardInterrupt, OSError, ValueError, RuntimeError, SSSDError):
         answer = ""
     screen.taken()
     screen.fresh_line()

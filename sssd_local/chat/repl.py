@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -25,7 +26,7 @@ from sssd_local.chat.reasoning import opens_thinking
 from sssd_local.chat.render import AnswerView, OutputClosed, PromptProgress, Screen, stats_line
 from sssd_local.chat.settings import ChatSettings
 from sssd_local.chat.signals import cancel_on_interrupt, exit_on_hangup, hang_up
-from sssd_local.chat.transcript import Transcript, clean, load_chat, to_json
+from sssd_local.chat.transcript import Message, Transcript, clean, load_chat, to_json
 from sssd_local.errors import SSSDError
 from sssd_local.files import app_folder, write_atomic
 
@@ -242,13 +243,20 @@ class Repl:
             self.screen.note("there is no last chat; this is a new one")
             return
         try:
-            self.transcript.replace(load_chat(str(self._last_chat)))
+            self.replace(load_chat(str(self._last_chat)))
         except SSSDError as error:
             self.screen.error(f"{error}; it is left as it is and this chat is not kept")
             self._last_chat = None
             return
         self._is_kept = True
         self.screen.note(f"going on with the last chat, {len(self.transcript.messages)} messages")
+
+    def replace(self, messages: list[Message]) -> None:
+        """Takes over another conversation, which memory is not to take in once more."""
+        self.transcript.replace(messages)
+        # A template that refuses it will be heard of at the next answer.
+        with suppress(SSSDError):
+            self.llm.resume_chat(self.transcript.with_system())
 
     @property
     def has_gone_on(self) -> bool:

@@ -54,6 +54,10 @@ class Memory:
         self._cutter = ChatCutter()
         self._lock = threading.Lock()
         self._held: list[Turn] = []
+        # The running chat's: an undone first message or a new system message begins another by
+        # name only. A chat that was ended is the running one until something is said.
+        self._names: set[str] = set()
+        self._is_ended = False
         self._writer: threading.Thread | None = None
         # Whether the writer still looks for turns.
         self._writes = False
@@ -70,9 +74,9 @@ class Memory:
         )
         self._chats = KeptChats(self.folder / fingerprint)
         self.source = Datastore([], num_vocab, name="memory", kind=TokenSource.MEMORY)
-        if self._keep and self._chats.exists:
-            # What a killed process left may be text that was to be forgotten.
-            with suppress(StoreError):
+        # What a killed process left may be text that was to be forgotten.
+        with suppress(StoreError):
+            if self._keep and self._chats.exists:
                 self._chats.sweep()
         self._refresh()
         return self.source
@@ -89,11 +93,13 @@ class Memory:
 
     def take(self, prompt: Int32Array, answer: Int32Array, stats: Stats) -> None:
         """Takes in what an answer added to its chat; the disk is left to another thread."""
-        if self._keep is False:
-            return
+        # Also what is not kept is followed, or it would be new to the next turn.
         tokens = self._cutter.cut(prompt, answer)
-        if len(tokens) < LEAST_TOKENS:
+        if self._keep is False or len(tokens) < LEAST_TOKENS:
             return
+        if self._is_ended:
+            self._names, self._is_ended = set(), False
+        self._names.add(self._cutter.chat)
         with self._lock:
             self._held.append(Turn(self._cutter.chat, time.time(), tokens, Worth.of(stats)))
             while sum(len(turn.tokens) for turn in self._held) > MAX_HELD and self._held[1:]:
@@ -104,8 +110,14 @@ class Memory:
     def end_chat(self) -> None:
         """The conversation is forgotten; what is not on disk, and may not be, goes with it."""
         self._cutter.end()
+        self._is_ended = True
         if self._keep is None:
-            self._held.clear()
+            self._drop_held()
+        self._refresh()
+
+    def resume(self, tokens: Int32Array) -> None:
+        """A conversation of int32 [n] is gone on with: what it says already is not taken in."""
+        self._cutter.resume(tokens)
 
     def decide(self, keep: bool) -> None:
         """The user's answer: keeps the turns held and all to come, or none of them."""
@@ -113,7 +125,8 @@ class Memory:
         if keep:
             self._start_writer()
         else:
-            self._held.clear()
+            self._drop_held()
+            self._refresh()
 
     def forget_chat(self) -> int:
         """Deletes the running chat so far, kept or held; returns how many turns.
@@ -122,12 +135,18 @@ class Memory:
         """
         # First the writer must be done, which has turns in its hands.
         self.close()
-        held = len(self._held)
-        self._held.clear()
-        name = self._cutter.chat
-        if not (self.may_write and name and self._chats.exists):
-            return held
-        return held + patiently(partial(self._chats.forget, lambda source: source.name == name))
+        number = self._drop_held()
+        names = self._names
+        if self.may_write and names and self._chats.exists:
+            number += patiently(partial(self._chats.forget, lambda source: source.name in names))
+        self._refresh()
+        return number
+
+    def _drop_held(self) -> int:
+        with self._lock:
+            number = len(self._held)
+            self._held = []
+        return number
 
     def close(self) -> None:
         """Waits until what is to be kept is written; harmless twice."""
@@ -157,8 +176,13 @@ class Memory:
             if not self._writes:
                 self._writes = True
                 # A daemon: killed with the process, as any writer may be.
-                self._writer = threading.Thread(target=self._write, daemon=True)
-                self._writer.start()
+                writer = threading.Thread(target=self._write, daemon=True)
+                try:
+                    writer.start()
+                except RuntimeError as error:
+                    self._writes, self.problem = False, str(error)
+                else:
+                    self._writer = writer
 
     def _write(self) -> None:
         """Writes held turns until there are none, then tidies up."""
@@ -170,16 +194,18 @@ class Memory:
                     self._held = [turn for turn in self._held if turn not in turns]
                 self.problem = ""
             patiently(partial(self._chats.tidy, self._max_bytes))
-        except (StoreError, MemoryError) as error:
+        except (StoreError, OSError, ValueError, MemoryError) as error:
             self.problem = str(error) or "there is no memory left"
             with self._lock:
-                self._writes = False
+                # One that was started since has its own turns in its hands.
+                if self._writer is threading.current_thread():
+                    self._writes = False
 
     def _waiting(self) -> list[Turn]:
         """The turns to write; after [] they are another thread's."""
         with self._lock:
-            self._writes = bool(self._held)
-            return list(self._held)
+            self._writes = bool(self._held and self._keep)
+            return list(self._held) if self._keep else []
 
 
 def make_memory(wanted: bool | str | os.PathLike[str] | Memory | None) -> Memory | None:

@@ -49,7 +49,9 @@ class KeptChats:
 
     @property
     def exists(self) -> bool:
-        return (self.folder / NAME).exists()
+        """Whether anything is kept. Raises StoreError where nobody may look."""
+        with reading(self.folder):
+            return (self.folder / NAME).exists()
 
     def manifest(self) -> Manifest:
         """What the store says of itself. Raises StoreError."""

@@ -94,6 +94,11 @@ class ChatCutter:
         """The next prompt begins a chat, whatever it says."""
         self.__init__()  # type: ignore[misc]
 
+    def resume(self, tokens: Int32Array) -> None:
+        """The next prompt begins a chat, of which what it shares with int32 [n] is not new."""
+        self.end()
+        self._history = np.asarray(tokens, np.int32)
+
     def _common(self, prompt: Int32Array) -> int:
         """How many first tokens are those of the chat."""
         size = min(len(prompt), len(self._history))

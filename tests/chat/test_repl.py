@@ -56,6 +56,9 @@ class FakeLLM:
     def check_answer(self, **options: Any) -> None:
         pass
 
+    def resume_chat(self, messages: Any) -> None:
+        pass
+
     def cancel(self) -> None:
         self.num_cancelled += 1
 

@@ -175,6 +175,56 @@ def test_forgetting_the_running_chat(memory: Memory, kept: KeptChats) -> None:
     assert len(texts(kept)) == 2
 
 
+def test_a_chat_begun_anew_by_undo_is_forgotten_whole(memory: Memory, kept: KeptChats) -> None:
+    say(memory, [1, 40, 41, 42], [43])
+    say(memory, [1, 50, 51, 52], [53])
+    memory.close()
+    assert len({chat for chat, _ in texts(kept)}) == 2
+    assert memory.forget_chat() == 2
+    assert not says(memory_folder(), [40, 41, 42])
+    assert memory.source.num_tokens == 0
+
+
+def test_an_ended_chat_can_be_forgotten_until_the_next_begins(
+    memory: Memory, kept: KeptChats
+) -> None:
+    say(memory, [40, 41, 42], [43])
+    memory.end_chat()
+    assert memory.forget_chat() == 1
+    assert texts(kept) == []
+
+
+def test_what_is_said_while_memory_is_off_is_not_kept_later(
+    memory: Memory, kept: KeptChats
+) -> None:
+    say(memory, [1, 2, 3], [4])
+    memory.close()
+    memory.decide(False)
+    say(memory, [1, 2, 3, 4, *range(40, 60)], [60])
+    memory.decide(True)
+    say(memory, [1, 2, 3, 4, *range(40, 61), 5], [6])
+    memory.close()
+    assert not says(memory_folder(), list(range(40, 50)))
+
+
+def test_a_conversation_gone_on_with_is_not_kept_again(memory: Memory, kept: KeptChats) -> None:
+    memory.resume(ids(range(40, 80)))
+    say(memory, [*range(40, 80), 5], [6])
+    memory.close()
+    assert not says(memory_folder(), list(range(40, 50)))
+    assert texts(kept)[0][1][-2:] == [5, 6]
+
+
+def test_what_is_not_kept_is_not_drafted_from(model: Path) -> None:
+    memory = Memory(keep=None)
+    memory.open(model)
+    say(memory, [1, 2, 3], [4])
+    say(memory, [7, 8, 9], [10])
+    assert memory.source.num_tokens > 0
+    memory.end_chat()
+    assert memory.source.num_tokens == 0
+
+
 def test_forgetting_a_held_chat(model: Path) -> None:
     memory = Memory(keep=None)
     memory.open(model)
