@@ -37,7 +37,7 @@ ASK_PROB = 0.1
 # A draft is not grown for a gain below this over plain decoding.
 LEAST_GAIN = 1.02
 # Runner-ups are seldom likelier than this, so they are no use where a node must be.
-RUNNER_UP_PROB = 0.7
+RUNNER_UP_PROB = 0.3
 # Tokens kept before a text that the context dropped, so that its beginning is found.
 LEAD_TOKENS = 4
 _CHECK_AT = frozenset((1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 56))

@@ -70,7 +70,7 @@ def answer(engine: Engine, request: Request) -> Generator[StepResult, None, None
                 masks = engine.decode(root, tree)
                 clock.decode_seconds = engine.context.decode_seconds
                 verdict = verify(tree, engine.context.logits, request.sampler, engine.model.is_eog)
-                rows = engine.runner_ups(verdict)
+                rows = engine.runner_ups(verdict, clock)
                 engine.keep(root, tree, masks, verdict)
                 clock.decode_seconds += engine.ledger.extra_seconds
                 engine.observe(tree, verdict, clock, rows)
@@ -201,11 +201,14 @@ class Engine:
         self.context.decode_rows(tokens, positions, sets)
         return masks
 
-    def runner_ups(self, verdict: Verdict) -> Int32Array | None:
+    def runner_ups(self, verdict: Verdict, clock: Clock) -> Int32Array | None:
         """The likeliest tokens after the root and the accepted nodes, where they can pay."""
         if self.width == 1 or self._rest.is_on or not self.drafter.wants_runner_ups:
             return None
-        return runner_ups(self.context.logits, [0, *(node + 1 for node in verdict.path)])
+        clock.drafts()
+        rows = runner_ups(self.context.logits, [0, *(node + 1 for node in verdict.path)])
+        clock.drafted()
+        return rows
 
     def keep(self, root: int, tree: DraftTree, masks: list[int] | None, verdict: Verdict) -> None:
         """Commits the root and the accepted path."""

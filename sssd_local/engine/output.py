@@ -39,12 +39,12 @@ class Clock:
         self.draft_seconds = self.decode_seconds = 0.0
 
     def drafts(self) -> None:
-        """The draft begins."""
+        """Work for drafts begins; there may be several parts of it."""
         self._draft_start = time.perf_counter()
 
     def drafted(self) -> None:
-        """The draft is done."""
-        self.draft_seconds = time.perf_counter() - self._draft_start
+        """It is done, for now."""
+        self.draft_seconds += time.perf_counter() - self._draft_start
 
     def elapsed(self) -> float:
         """Seconds since the step began."""

@@ -271,7 +271,7 @@ def test_runner_ups_are_wanted_where_they_can_pay() -> None:
     drafter = Drafter(Calibration())
     assert not drafter.wants_runner_ups
     drafter.sync(tokens(1, 2))
-    for costs, wanted in ((FLAT, True), (STEEP, False), (np.array([1.0, 1.5, 1.6]), True)):
+    for costs, wanted in ((FLAT, True), (STEEP, False), (np.array([1.0, 1.2, 1.3]), True)):
         drafter.draft(costs, 63, 5)
         assert drafter.wants_runner_ups is wanted
     drafter.draft(FLAT, 0, 5)
