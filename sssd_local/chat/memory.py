@@ -28,6 +28,11 @@ def ask_to_keep(memory: Memory | None, screen: Screen, read: ReadLine) -> None:
     """Asks whether chats may be kept, if the user never said; anything but yes is no."""
     if memory is None or not memory.asks:
         return
+    decided = read_choice().keep
+    if decided is not None:
+        # In another chat, since this one began.
+        memory.decide(decided)
+        return
     screen.fresh_line()
     question = "Keep what you write to make later chats faster? [y/N] stored in"
     try:

@@ -44,13 +44,18 @@ class Memory:
         *,
         keep: bool | None = True,
         max_bytes: int = DEFAULT_MAX_MB * 1_000_000,
+        follows_choice: bool = False,
     ) -> None:
-        """`folder` is that of all chats [the app's]; see `open` for what needs a model."""
+        """`folder` is that of all chats [the app's]; see `open` for what needs a model.
+
+        `follows_choice`: nothing more is written once the user said no, in whatever program.
+        """
         self.folder = memory_folder() if folder is None else folder
         self.problem = ""
         self.may_write = keep is not False
         self._keep = keep
         self._max_bytes = max_bytes
+        self._follows_choice = follows_choice
         self._cutter = ChatCutter()
         self._lock = threading.Lock()
         self._held: list[Turn] = []
@@ -203,6 +208,9 @@ class Memory:
 
     def _waiting(self) -> list[Turn]:
         """The turns to write; after [] they are another thread's."""
+        if self._follows_choice and read_choice().keep is False:
+            self._keep = False
+            self._drop_held()
         with self._lock:
             self._writes = bool(self._held and self._keep)
             return list(self._held) if self._keep else []
@@ -224,9 +232,9 @@ def chosen_memory(*, may_write: bool, may_ask: bool) -> Memory | None:
     """
     choice = read_choice()
     if choice.keep is None and may_ask and may_write:
-        return Memory(keep=None, max_bytes=choice.max_bytes)
+        return Memory(keep=None, max_bytes=choice.max_bytes, follows_choice=True)
     if choice.keep:
-        return Memory(keep=may_write, max_bytes=choice.max_bytes)
+        return Memory(keep=may_write, max_bytes=choice.max_bytes, follows_choice=True)
     return None
 
 

@@ -67,6 +67,19 @@ def test_yes_keeps_the_chat_and_all_later_ones(start: Callable[..., str], answer
     assert len(kept_text()) == 3
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_what_was_decided_in_another_chat_meanwhile_is_not_asked(
+    start: Callable[..., str], keep: bool
+) -> None:
+    def decide() -> str:
+        write_choice(Choice(keep))
+        return "/exit"
+
+    assert QUESTION not in start("one", decide, "y" if not keep else "n")
+    assert read_choice() == Choice(keep)
+    assert len(kept_text()) == int(keep)
+
+
 @pytest.mark.parametrize("answer", ["n", "", "yo", EOFError(), KeyboardInterrupt()])
 def test_all_else_is_no_and_is_not_asked_again(start: Callable[..., str], answer: Line) -> None:
     said = start("one", "/exit", answer)

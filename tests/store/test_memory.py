@@ -225,6 +225,20 @@ def test_what_is_not_kept_is_not_drafted_from(model: Path) -> None:
     assert memory.source.num_tokens == 0
 
 
+def test_a_no_elsewhere_ends_the_writing_of_a_running_chat(model: Path, kept: KeptChats) -> None:
+    write_choice(Choice(keep=True))
+    memory = chosen_memory(may_write=True, may_ask=True)
+    assert memory is not None
+    memory.open(model)
+    say(memory, [1, 2, 3], [4])
+    memory.close()
+    write_choice(Choice(keep=False))
+    say(memory, [1, 2, 3, 4, *range(40, 60)], [60])
+    memory.close()
+    assert not says(memory_folder(), list(range(40, 50)))
+    assert len(texts(kept)) == 1
+
+
 def test_forgetting_a_held_chat(model: Path) -> None:
     memory = Memory(keep=None)
     memory.open(model)
