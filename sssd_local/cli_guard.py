@@ -55,7 +55,10 @@ class Program(click.Group):
         except OSError as error:
             # Help and version are printed while options are read, outside of any command.
             discard_stdout()
-            click.echo(f"error: the output cannot be written: {error.strerror or error}", err=True)
+            # Writing to what is open already names no file; anything else does.
+            what = "the output cannot be written" if error.filename is None else error.filename
+            line = printable(f"error: {what}: {error.strerror or error}")
+            click.echo(line, err=True)
             sys.exit(EXIT_ERROR)
 
 

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -41,6 +42,7 @@ from sssd_local.engine.model import Model
 from sssd_local.engine.output import StepResult
 from sssd_local.engine.sampling import new_sampler
 from sssd_local.errors import BusyError, Cancelled, ConfigError, SSSDError
+from sssd_local.gguf_check import check_model_file
 from sssd_local.hardware.cost import CostModel
 from sssd_local.hardware.governor import ThreadGovernor
 from sssd_local.hardware.sizer import Sizer
@@ -79,10 +81,11 @@ class LLM:
         self.config: ModelConfig = config
         self.threads = config.threads or default_threads()
         self.threads_batch = config.threads_batch or config.threads or default_threads()
-        self._datastores = open_datastores(config.datastores, path)
+        header = check_model_file(Path(path))
+        self._datastores = open_datastores(config.datastores, header)
         self.memory = make_memory(memory)
-        self._memories = [] if self.memory is None else [self.memory.open(path)]
-        self._model = Model(path, config, progress)
+        self._memories = [] if self.memory is None else [self.memory.open(path, header)]
+        self._model = Model(path, config, progress, header=header)
         self._context: Context | None = None
         self._measured: Measured | None = None
         try:

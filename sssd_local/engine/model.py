@@ -19,6 +19,7 @@ from sssd_local.engine.lora import Adapters
 from sssd_local.errors import BackendError, ModelError
 from sssd_local.gguf_cache import CacheShape, cache_shape
 from sssd_local.gguf_check import alphabet, check_model_file
+from sssd_local.gguf_file import Header
 
 # The architectures of llama.cpp whose graphs read position_embd (llama.cpp, src/models).
 LEARNED_POSITIONS = frozenset({"gpt2", "mpt", "starcoder"})
@@ -63,12 +64,16 @@ class Model:
         progress: Callable[[float], None] | None = None,
         *,
         vocab_only: bool = False,
+        header: Header | None = None,
     ) -> None:
-        """`vocab_only` loads no weights: enough to tokenise, not to answer."""
+        """`vocab_only` loads no weights: enough to tokenise, not to answer.
+
+        `header` is the file's, already checked, where somebody has read it.
+        """
         self.path = Path(path)
         self._vocab_only = vocab_only
         self._handle: Any = None
-        self._header = check_model_file(self.path)
+        self._header = header or check_model_file(self.path)
         self._alphabet = alphabet(self._header)
         log.start(config.verbose)
         self.gpu = bool(C.llama_supports_gpu_offload())

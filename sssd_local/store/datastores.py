@@ -16,9 +16,9 @@ from sssd_local.draft.datastore import Datastore, Segment
 from sssd_local.draft.tree import TokenSource
 from sssd_local.errors import ConfigError
 from sssd_local.files import app_folder
-from sssd_local.gguf_check import check_model_file
+from sssd_local.gguf_file import Header
 from sssd_local.store.errors import DamagedStoreError, StoreError
-from sssd_local.store.fingerprint import tokenizer_fingerprint
+from sssd_local.store.fingerprint import tokenizer_of
 from sssd_local.store.lock import WriterLock
 from sssd_local.store.manifest import NAME, Manifest, read_manifest
 from sssd_local.store.segment import damage, open_segment
@@ -91,15 +91,16 @@ def open_datastore(
     return Datastore(segments, num_vocab, name=name, kind=kind)
 
 
-def open_datastores(names: Sequence[str], model: str | os.PathLike[str]) -> list[Datastore]:
-    """Datastores as sources of drafts for a GGUF file, whose header alone is read.
+def open_datastores(
+    names: Sequence[str], model: str | os.PathLike[str] | Header
+) -> list[Datastore]:
+    """Datastores as sources of drafts for a GGUF file, of which the header is enough.
 
     Raises ModelError for the file, and StoreError as `open_datastore` does.
     """
     if not names:
         return []
-    header = check_model_file(Path(model))
-    fingerprint, num_vocab = tokenizer_fingerprint(header), len(header.tokens)
+    fingerprint, num_vocab = tokenizer_of(model)
     return [open_datastore(name, fingerprint, num_vocab) for name in names]
 
 

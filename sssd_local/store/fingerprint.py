@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
+from sssd_local.gguf_check import check_model_file
 from sssd_local.gguf_file import Header, read_header
 
 _KEYS = ("tokenizer.ggml.model", "tokenizer.ggml.pre")
@@ -22,3 +24,12 @@ def tokenizer_fingerprint(model: Path | Header) -> str:
     for text in header.tokens:
         digest.update(b"%d:%b," % (len(text), text))
     return digest.hexdigest()
+
+
+def tokenizer_of(model: str | os.PathLike[str] | Header) -> tuple[str, int]:
+    """The fingerprint and the number of tokens of a GGUF file, which is checked, or a header.
+
+    Raises ModelError for a file that cannot be loaded.
+    """
+    header = model if isinstance(model, Header) else check_model_file(Path(model))
+    return tokenizer_fingerprint(header), len(header.tokens)

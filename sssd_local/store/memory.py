@@ -12,10 +12,10 @@ from pathlib import Path
 
 from sssd_local.draft.datastore import Datastore, Segment
 from sssd_local.draft.tree import Int32Array, TokenSource
-from sssd_local.gguf_check import check_model_file
+from sssd_local.gguf_file import Header
 from sssd_local.stats import Stats
 from sssd_local.store.errors import StoreError
-from sssd_local.store.fingerprint import tokenizer_fingerprint
+from sssd_local.store.fingerprint import tokenizer_of
 from sssd_local.store.manifest import Manifest
 from sssd_local.store.memory_chats import KeptChats, patiently
 from sssd_local.store.memory_choice import DEFAULT_MAX_MB, memory_folder, read_choice
@@ -67,13 +67,12 @@ class Memory:
         # Whether the writer still looks for turns.
         self._writes = False
 
-    def open(self, model: str | os.PathLike[str]) -> Datastore:
-        """Makes ready for a GGUF file, whose header is read; returns `source`.
+    def open(self, model: str | os.PathLike[str], header: Header | None = None) -> Datastore:
+        """Makes ready for a GGUF file, of which only the header is needed; returns `source`.
 
         Raises ModelError for the file; damaged memory is a `problem`, and an empty source.
         """
-        header = check_model_file(Path(model))
-        fingerprint, num_vocab = tokenizer_fingerprint(header), len(header.tokens)
+        fingerprint, num_vocab = tokenizer_of(header or model)
         self._fresh = Manifest(
             fingerprint=fingerprint, num_vocab=num_vocab, model=os.path.abspath(model)
         )

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sssd_local.draft.calibrate import Calibration
-from sssd_local.draft.drafter import LEAST_GAIN, Drafter
+from sssd_local.draft.drafter import Drafter
+from sssd_local.draft.growth import LEAST_GAIN
 from sssd_local.draft.source import Candidates
 from sssd_local.draft.tree import DraftTree, Int32Array, TokenSource
 

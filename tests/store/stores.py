@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from sssd_local.config import ModelConfig
 from sssd_local.draft.datastore import MAX_MATCH, Segment
+from sssd_local.engine.model import Model
+from sssd_local.store.datastores import datastore_folder
 from sssd_local.store.manifest import Manifest
 from sssd_local.store.order import context_order
 from sssd_local.store.segment import SourceRecord, join
-from sssd_local.store.store import Store
+from sssd_local.store.store import Store, open_store
 
 NUM_VOCAB = 50
 Texts = Sequence[Sequence[int]]
@@ -67,4 +70,16 @@ def followers(texts: Texts, context: Sequence[int]) -> dict[int, Counter[int]]:
         )
         if counts:
             found[length] = counts
+    return found
+
+
+def stored(name: str, model: Path) -> list[str]:
+    """The texts of a datastore, turned back into characters."""
+    vocabulary = Model(model, ModelConfig(), vocab_only=True)
+    with open_store(datastore_folder(name)) as store:
+        found = [
+            b"".join(map(vocabulary.piece, text)).decode().removeprefix(" ")
+            for text in lists(store)
+        ]
+    vocabulary.close()
     return found

@@ -29,7 +29,7 @@ from sssd_local.store.ingest import DEFAULTS, BuildOptions, Report
 from sssd_local.store.manifest import DEFAULT_SEGMENT_TOKENS
 from sssd_local.store.sources import PIECE_CHARS, Place, Skipped
 from sssd_local.store.store import Store, open_store
-from tests.store.stores import lists
+from tests.store.stores import lists, stored
 
 TinyModel = Callable[..., Path]
 
@@ -46,18 +46,6 @@ def texts(tmp_path: Path) -> Path:
     for name, text in (("a.txt", "the rain"), ("b.md", "on the hill"), ("c.py", "the plain")):
         (folder / name).write_text(text)
     return folder
-
-
-def stored(name: str, model: Path) -> list[str]:
-    """The texts of a datastore, turned back into characters."""
-    vocabulary = Model(model, ModelConfig(), vocab_only=True)
-    with open_store(datastore_folder(name)) as store:
-        found = [
-            b"".join(map(vocabulary.piece, text)).decode().removeprefix(" ")
-            for text in lists(store)
-        ]
-    vocabulary.close()
-    return found
 
 
 def test_a_folder_becomes_a_datastore_that_drafts(model: Path, texts: Path) -> None:

@@ -17,7 +17,6 @@ from sssd_local.store import cluster as module
 from sssd_local.store.build import add_to_datastore, build_datastore, rebuild_datastore
 from sssd_local.store.cluster import Cluster, grouped, make_part
 from sssd_local.store.datastores import (
-    datastore_folder,
     datastore_names,
     find_datastore,
     verify_datastore,
@@ -28,8 +27,7 @@ from sssd_local.store.ingest import BuildOptions, Report
 from sssd_local.store.order import context_order
 from sssd_local.store.segment import join
 from sssd_local.store.sources import Place, examine
-from sssd_local.store.store import open_store
-from tests.store.stores import lists, new_manifest
+from tests.store.stores import new_manifest, stored
 
 TinyModel = Callable[..., Path]
 distributed = pytest.importorskip("distributed")
@@ -66,17 +64,6 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FILES_A_LOOK", 7)
 
 
-def stored(name: str, model: Path) -> list[str]:
-    vocabulary = Model(model, ModelConfig(), vocab_only=True)
-    with open_store(datastore_folder(name)) as store:
-        found = [
-            b"".join(map(vocabulary.piece, text)).decode().removeprefix(" ")
-            for text in lists(store)
-        ]
-    vocabulary.close()
-    return sorted(found)
-
-
 @pytest.mark.usefixtures("small_parts")
 def test_a_cluster_builds_the_same(running: Any, model: Path, texts: Path) -> None:
     (texts / "30.bin").write_bytes(b"\0")
@@ -85,7 +72,7 @@ def test_a_cluster_builds_the_same(running: Any, model: Path, texts: Path) -> No
     build_datastore("alone", model, [str(texts)])
     options = BuildOptions(cluster=running.scheduler_address, stdin=lambda: b"piped")
     report = build_datastore("together", model, [str(texts), "-"], options)
-    assert stored("together", model) == sorted([*stored("alone", model), "piped"])
+    assert sorted(stored("together", model)) == sorted([*stored("alone", model), "piped"])
     assert verify_datastore("together") == []
     manifest = find_datastore("together")
     assert len(manifest.segments) > 8
@@ -111,7 +98,7 @@ def test_a_worker_killed_on_the_way_costs_nothing_but_time(
     options = BuildOptions(cluster=running.scheduler_address, progress=kill)
     build_datastore("notes", model, [str(texts)], options)
     assert killed
-    assert stored("notes", model) == sorted(path.read_text() for path in texts.iterdir())
+    assert sorted(stored("notes", model)) == sorted(path.read_text() for path in texts.iterdir())
     assert verify_datastore("notes") == []
 
 
@@ -132,7 +119,7 @@ def test_it_goes_on_where_it_was_cut_off(running: Any, model: Path, texts: Path)
     assert 5 < num_kept < 30
     report = add_to_datastore("notes", [str(texts)], options=BuildOptions(cluster=address))
     assert report.num_files == 30 - num_kept
-    assert stored("notes", model) == sorted(path.read_text() for path in texts.iterdir())
+    assert sorted(stored("notes", model)) == sorted(path.read_text() for path in texts.iterdir())
     assert find_datastore("notes").unfinished == ()
     rebuild_datastore("notes", options=BuildOptions(cluster=address))
     assert find_datastore("notes").num_texts == 30

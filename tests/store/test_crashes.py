@@ -5,13 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import random
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 
@@ -21,11 +18,11 @@ from sssd_local.store.datastores import datastore_folder, open_datastore, verify
 from sssd_local.store.errors import StoreError
 from sssd_local.store.manifest import read_manifest
 from sssd_local.store.store import create_store, open_store, read_segments
+from tests.store.kills import killed_after, moments, run_traced
 from tests.store.stores import NUM_VOCAB, append, arrays, files_of, lists, new_manifest, source_of
 
 NUM_KILLS = 240
 NUM_CORRUPTIONS = 1200
-WATCHED = ("sssd_local/store/", "sssd_local/files.py")
 
 
 def write_history(folder: Path, committed: Callable[[], None]) -> None:
@@ -61,51 +58,6 @@ STATES: list[list[list[int]]] = [
 ]
 
 
-class Killer:
-    """Counts executed lines of the store's code; kills the process at one of them."""
-
-    def __init__(self, last_line: int) -> None:
-        self.lines = 0
-        self._last_line = last_line
-
-    def enter(self, frame: FrameType, event: str, argument: Any) -> Any:
-        path = frame.f_code.co_filename.replace(os.sep, "/")
-        return self.line if any(name in path for name in WATCHED) else None
-
-    def line(self, frame: FrameType, event: str, argument: Any) -> Any:
-        self.lines += 1
-        if self.lines == self._last_line:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return self.line
-
-
-def run_traced(folder: Path, last_line: int, committed: Callable[[], None]) -> int:
-    killer = Killer(last_line)
-    sys.settrace(killer.enter)
-    try:
-        write_history(folder, committed)
-    finally:
-        sys.settrace(None)
-    return killer.lines
-
-
-def killed_after(folder: Path, last_line: int) -> int:
-    """Runs the history in a child that dies at a line; returns how often it had committed."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            run_traced(folder, last_line, lambda: os.write(writer, b"x") and None)
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        commits = len(pipe.read())
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status)
-    return commits
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_writer_killed_at_any_line_loses_nothing_committed(
@@ -113,15 +65,13 @@ def test_a_writer_killed_at_any_line_loses_nothing_committed(
 ) -> None:
     # The library's threads do not live on in a forked process.
     monkeypatch.setattr(order, "library", lambda: None)
-    num_lines = run_traced(tmp_path / "whole", -1, lambda: None)
-    with open_store(tmp_path / "whole") as store:
+    whole = tmp_path / "whole"
+    num_lines = run_traced(partial(write_history, whole), -1, lambda: None)
+    with open_store(whole) as store:
         assert lists(store) == STATES[-1]
-    moments = random.Random(0)
-    # Lines are numbered through the whole history; each part of it has its share of kills.
-    for index in range(NUM_KILLS):
-        low, high = (num_lines * at // NUM_KILLS for at in (index, index + 1))
-        folder = tmp_path / str(index)
-        commits = killed_after(folder, moments.randint(low + 1, high))
+    for line in moments(num_lines, NUM_KILLS):
+        folder = tmp_path / str(line)
+        commits = killed_after(partial(write_history, folder), line)
         with create_store(folder, new_manifest(segment_tokens=200)) as store:
             held = lists(store)
             assert held in STATES[commits : commits + 2]

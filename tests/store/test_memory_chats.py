@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import random
-import signal
 import stat
-import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,9 +22,9 @@ from sssd_local.store.errors import BusyStoreError, DamagedStoreError, StoreErro
 from sssd_local.store.lock import WriterLock
 from sssd_local.store.memory_chats import KeptChats, day_of, kept_chats, last_chat, patiently
 from sssd_local.store.memory_turn import Turn, Worth
+from tests.store.kills import History, killed_after, moments, run_traced
 from tests.store.memories import FRESH, all_bytes, says, texts, turn
 from tests.store.stores import NUM_VOCAB
-from tests.store.test_crashes import Killer
 
 SECRET = [11, 12, 13, 14, 15, 16, 17]
 
@@ -315,32 +313,6 @@ def write_history(kept: KeptChats, committed: Callable[[], None]) -> None:
         committed()
 
 
-def run_traced(folder: Path, last_line: int, committed: Callable[[], None]) -> int:
-    killer = Killer(last_line)
-    sys.settrace(killer.enter)
-    try:
-        write_history(KeptChats(folder / "abc"), committed)
-    finally:
-        sys.settrace(None)
-    return killer.lines
-
-
-def commits_before_death(folder: Path, last_line: int) -> int:
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            run_traced(folder, last_line, lambda: os.write(writer, b"x") and None)
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        commits = len(pipe.read())
-    _, status = os.waitpid(child, 0)
-    assert os.WTERMSIG(status) == signal.SIGKILL
-    return commits
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_process_killed_at_any_line_loses_nothing_and_leaves_no_forgotten_text(
@@ -348,12 +320,14 @@ def test_a_process_killed_at_any_line_loses_nothing_and_leaves_no_forgotten_text
 ) -> None:
     # The library's threads do not live on in a forked process.
     monkeypatch.setattr(order, "library", lambda: None)
-    num_lines = run_traced(tmp_path / "whole", -1, lambda: None)
-    moments = random.Random(0)
-    for index in range(NUM_KILLS):
-        low, high = (num_lines * at // NUM_KILLS for at in (index, index + 1))
-        root = tmp_path / str(index)
-        commits = commits_before_death(root, moments.randint(low + 1, high))
+
+    def history(root: Path) -> History:
+        return partial(write_history, KeptChats(root / "abc"))
+
+    num_lines = run_traced(history(tmp_path / "whole"), -1, lambda: None)
+    for line in moments(num_lines, NUM_KILLS):
+        root = tmp_path / str(line)
+        commits = killed_after(history(root), line)
         kept = KeptChats(root / "abc")
         if kept.exists:
             kept.sweep()
