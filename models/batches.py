@@ -8,6 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from models import corpus, tokenizer
+from models.corpus_words import Draw
+
+# How often a turn is followed by one of random tokens, so that those of which only held-out names
+# consist are known as well.
+TOKENS_SHARE = 0.1
 
 
 @dataclass(slots=True)
@@ -19,8 +24,15 @@ class Row:
 
     def add(self, role: str, text: str, *, every: int = 1) -> None:
         """Adds a turn; each `every`th of its tokens is learned, and where all are, its end."""
+        self._add(role, tokenizer.encode(text), every)
+
+    def add_tokens(self, ids: list[int]) -> None:
+        """Adds a question to repeat tokens of any kind, and the answer."""
+        self._add(tokenizer.USER, [*tokenizer.encode("Repeat: "), *ids], len(ids) + 9)
+        self._add(tokenizer.ASSISTANT, ids, 1)
+
+    def _add(self, role: str, encoded: list[int], every: int) -> None:
         special = tokenizer.special_ids()
-        encoded = tokenizer.encode(text)
         self.ids += [special[role], *encoded, special[tokenizer.END]]
         learned = [float(number % every == every - 1) for number in range(len(encoded))]
         self.weights += [0.0, *learned, float(every == 1)]
@@ -32,11 +44,15 @@ def chat_row(seed: int, index: int, length: int, *, prompt_every: int) -> Row:
     Answers are learned whole, of what users say each `prompt_every`th token.
     """
     row = Row()
+    last = tokenizer.NUM_TOKENS - len(tokenizer.SPECIAL) - 1
     if (system := corpus.system_text(seed, index)) is not None:
         row.add(tokenizer.SYSTEM, system, every=prompt_every)
+    draw = Draw(f"tokens:{seed}:{index}")
     for question, answer in _turns(corpus.chat(seed, index)):
         row.add(tokenizer.USER, question, every=prompt_every)
         row.add(tokenizer.ASSISTANT, answer)
+        if draw.chance(TOKENS_SHARE):
+            row.add_tokens([draw.integer(0, last) for _ in range(draw.integer(1, 12))])
         if len(row.ids) > length:
             return row
     raise AssertionError("a chat has no end")

@@ -25,18 +25,19 @@ Turn = tuple[str, str]
 
 # How often each kind of example is drawn; those of code are four times as long as sums.
 KINDS: dict[str, tuple[Callable[[Draw], list[Turn]], float]] = {
-    "copy": (corpus_quote.copy, 8),
-    "quote": (corpus_quote.quote, 13),
-    "summary": (corpus_quote.summary, 5),
-    "addition": (corpus_arithmetic.addition, 14),
-    "arithmetic": (corpus_arithmetic.other, 11),
-    "json": (corpus_records.json_record, 14),
-    "records": (corpus_records.other, 7),
-    "code": (corpus_code.edit, 21),
-    "settings": (corpus_settings.settings, 6),
+    "copy": (corpus_quote.copy, 5),
+    "quote": (corpus_quote.quote, 16),
+    "summary": (corpus_quote.summary, 6),
+    "addition": (corpus_arithmetic.addition, 7),
+    "arithmetic": (corpus_arithmetic.other, 12),
+    "json": (corpus_records.json_record, 9),
+    "records": (corpus_records.other, 9),
+    "code": (corpus_code.edit, 30),
+    "swap": (corpus_code.swap, 20),
+    "settings": (corpus_settings.settings, 8),
     "story": (corpus_stories.story, 6),
-    "talk": (corpus_talk.talk, 13),
-    "facts": (corpus_facts.facts, 14),
+    "talk": (corpus_talk.talk, 12),
+    "facts": (corpus_facts.facts, 9),
     "unknown": (corpus_unknown.unknown, 6),
 }
 SYSTEM_TEXTS = (

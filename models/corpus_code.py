@@ -196,6 +196,19 @@ def edit(draw: Draw) -> list[Turn]:
     return turns
 
 
+def swap(draw: Draw) -> list[Turn]:
+    """One or two lines in which a name is replaced: where to replace, learned on little text."""
+    while True:
+        writer = _Writer(draw, draw.one(("python", "js")))
+        text = "\n".join(writer.body(draw.integer(1, 2)))
+        names = [n for n in [*writer.params, *writer.locals, writer.helper] if _count(n, text)]
+        if names:
+            break
+    given = Program("", text, None, names, [])
+    task, after = _rename(draw, given, draw.one(names), draw.one(("variable ", "", "name ")))
+    return [(f"{task}:\n\n{text}", after.text)]
+
+
 def _other_change(draw: Draw, task: str, given: Program) -> tuple[str, Program]:
     """A change that does not concern what the change before it has brought."""
     new = re.findall(r"\w+", task)[-1]

@@ -203,5 +203,5 @@ class Draw:
             return f"{self.one(CODE_WORDS)}{self.integer(1, 99)}"
         if kind < 0.94:
             letters = "abcdefghijklmnopqrstuvwxyz"
-            return "v" + "".join(self.one(letters) for _ in range(self.integer(2, 5)))
+            return "".join(self.one(letters) for _ in range(self.integer(3, 6)))
         return "_".join(self.some(CODE_WORDS, 2)).upper()

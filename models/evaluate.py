@@ -44,6 +44,7 @@ def has_same_result(answer: str, expected: str) -> bool:
 # How each kind of example is judged, and the share that must be right where one is asked for.
 CHECKS: dict[str, tuple[Callable[[str, str], bool], float | None]] = {
     "code": (is_same, 0.8),
+    "swap": (is_same, None),
     "settings": (is_same, None),
     "json": (is_same_json, 0.8),
     "records": (is_same, None),

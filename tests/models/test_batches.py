@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models import corpus, tokenizer
+from models import batches, corpus, tokenizer
 from models.batches import Row, chat_row, held_out_row, stack
 
 pytest.importorskip("tokenizers", reason="needs the [train] extra")
@@ -32,6 +32,26 @@ def test_a_chat_begins_with_its_first_turn_and_is_long_enough() -> None:
         assert row.ids[0] == tokenizer.special_ids()[opening]
     longer = chat_row(0, 19, 600, prompt_every=10)
     assert longer.ids[: len(row.ids)] == row.ids
+
+
+def test_a_turn_of_random_tokens_is_learned_whole() -> None:
+    row = Row()
+    row.add_tokens([7, 4000, 7])
+    user, assistant, end = (tokenizer.special_ids()[name] for name in tokenizer.SPECIAL[1:])
+    asked = tokenizer.encode("Repeat: ")
+    assert row.ids == [user, *asked, 7, 4000, 7, end, assistant, 7, 4000, 7, end]
+    assert row.weights == [0.0] * (len(asked) + 6) + [1.0] * 4
+
+
+def test_turns_of_random_tokens_are_mixed_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seen(share: float) -> set[int]:
+        monkeypatch.setattr(batches, "TOKENS_SHARE", share)
+        rows = [chat_row(0, index, 512, prompt_every=10) for index in range(20)]
+        return {token for row in rows for token in row.ids}
+
+    without, always = seen(0.0), seen(1.0)
+    assert len(always) > len(without) + 200
+    assert max(always) < tokenizer.NUM_TOKENS
 
 
 def test_of_a_held_out_example_only_answers_count() -> None:

@@ -36,7 +36,7 @@ def test_a_seed_gives_the_same_example_again(kind: str) -> None:
     ("kind", "fewest"),
     [
         *((kind, 480) for kind in ("quote", "summary", "json", "code", "settings", "story")),
-        *((kind, 380) for kind in ("copy", "addition", "arithmetic", "records", "unknown")),
+        *((kind, 380) for kind in ("copy", "swap", "addition", "arithmetic", "records", "unknown")),
         ("talk", 200),
         ("facts", 200),
     ],
@@ -134,6 +134,16 @@ def test_settings_change_only_what_is_asked() -> None:
         for key in changed:
             assert key in task or key.replace("_", " ") in task
             assert after[key] in task or after[key] in ("true", "false")
+
+
+def test_a_swap_changes_one_name_and_nothing_else() -> None:
+    for ((question, answer),) in texts("swap", 400):
+        task, code = question.split("\n\n", 1)
+        named = re.search(r"`?(\w+)`? (?:to|by) `?(\w+)`?:", task)
+        assert named is not None
+        words, got = re.findall(r"\w+|\W", code), re.findall(r"\w+|\W", answer)
+        assert [named[2] if word == named[1] else word for word in words] == got
+        assert answer != code
 
 
 def test_renaming_renames_every_use_and_nothing_else() -> None:
