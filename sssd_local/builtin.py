@@ -15,13 +15,26 @@ TINY_NOTE = (
 )
 
 
+def tiny_path() -> Path:
+    """The file of the model that answers where none is named; raises ModelError without it."""
+    return _file_of(TINY)
+
+
+def is_builtin(path: Path) -> bool:
+    """Whether this file is one that the package ships."""
+    data = files("sssd_local") / "data"
+    return any(path == data / file for file in BUILTIN_MODELS.values())
+
+
 def builtin_path(name: str) -> Path | None:
     """The file of a model that the package ships by this short name; None for other names.
 
     Raises ModelError where the file is missing or not a file of its own.
     """
-    if name not in BUILTIN_MODELS:
-        return None
+    return _file_of(name) if name in BUILTIN_MODELS else None
+
+
+def _file_of(name: str) -> Path:
     found = files("sssd_local") / "data" / BUILTIN_MODELS[name]
     # llama.cpp maps the file, so one inside a zip archive is of no use.
     if not isinstance(found, Path) or not found.is_file():

@@ -26,6 +26,8 @@ from sssd_local.cli_status import StatusLine, is_terminal
 from sssd_local.errors import ConfigError, SSSDError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sssd_local.chat.settings import ChatSettings
     from sssd_local.llm import LLM, Chunk
     from sssd_local.stats import Stats
@@ -55,13 +57,13 @@ def main(ctx: click.Context) -> None:
 
 
 @main.command(cls=ConfiguredCommand)
-@click.argument("model", type=click.Path())
+@click.argument("model", required=False, type=click.Path())
 @click.argument("prompt", required=False)
 @run_options
 @config_option
 @guarded
 def run(
-    model: str,
+    model: str | None,
     prompt: str | None,
     raw: bool,
     system: str | None,
@@ -72,24 +74,14 @@ def run(
 ) -> None:
     """Answers PROMPT with the GGUF file MODEL and exits; without PROMPT, chats on the terminal.
 
-    Text piped to stdin precedes PROMPT. Every option can also be set in the environment:
-    SSSD_LOCAL_TEMP=0 is --temp 0.
+    Without MODEL it is `tiny`, a small demonstration model that comes with sssd-local. Text piped
+    to stdin precedes PROMPT. Every option can also be set in the environment: SSSD_LOCAL_TEMP=0
+    is --temp 0.
     """
-    if _is_overruled("raw", "system") or _is_overruled("raw", "system_file"):
-        raw = False
-    if raw and _is_overruled("system", "raw"):
-        system = None
-    if (raw and _is_overruled("system_file", "raw")) or _is_overruled("system_file", "system"):
-        system_file = None
-    if _is_overruled("system", "system_file"):
-        system = None
+    raw, system, system_file = _system(raw, system, system_file)
     for one, other in (("grammar", "json_schema"), ("json_schema", "grammar")):
         if _is_overruled(one, other):
             values[one] = None
-    if system is not None and system_file is not None:
-        raise click.UsageError("--system and --system-file cannot be used together")
-    if raw and (system is not None or system_file is not None):
-        raise click.UsageError("--raw has no system message; leave out --system")
     text = _with_stdin(prompt)
     if text is None:
         _check_chat(raw, values)
@@ -104,6 +96,8 @@ def run(
 
     api.check_options(model_options, answer_options)
     path = named_model(model)
+    if stats != "none":
+        _note_builtin(path)
     remembered = _memory(values, is_chat=text is None)
     progress = _Progress()
     with api.LLM(path, progress=progress.load, memory=remembered, **model_options) as llm:
@@ -123,6 +117,30 @@ def run(
             llm.memory.close()
             if llm.memory.problem:
                 click.echo(f"memory: {llm.memory.problem}", err=True)
+
+
+def _system(raw: bool, system: str | None, system_file: Any) -> tuple[bool, str | None, Any]:
+    """--raw, --system and --system-file: what is typed wins over the environment's."""
+    if _is_overruled("raw", "system") or _is_overruled("raw", "system_file"):
+        raw = False
+    if raw and _is_overruled("system", "raw"):
+        system = None
+    if (raw and _is_overruled("system_file", "raw")) or _is_overruled("system_file", "system"):
+        system_file = None
+    if _is_overruled("system", "system_file"):
+        system = None
+    if system is not None and system_file is not None:
+        raise click.UsageError("--system and --system-file cannot be used together")
+    if raw and (system is not None or system_file is not None):
+        raise click.UsageError("--raw has no system message; leave out --system")
+    return raw, system, system_file
+
+
+def _note_builtin(path: Path) -> None:
+    from sssd_local.builtin import TINY_NOTE, is_builtin
+
+    if is_builtin(path) and is_terminal(sys.stderr):
+        click.echo(TINY_NOTE, err=True)
 
 
 def _memory(values: dict[str, Any], *, is_chat: bool) -> Memory | None:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.argument("model", type=click.Path())
-@click.option("--prompts", type=_FILE, help="JSON, texts by kind [a set of four kinds].")
+@click.argument("model", required=False, type=click.Path())
+@click.option("--prompts", type=_FILE, help="JSON, texts by kind [a set for the model].")
 @click.option(
     "--tokens",
     default=128,
@@ -42,7 +42,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @model_options
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def bench(
-    model: str,
+    model: str | None,
     prompts: Path | None,
     tokens: int,
     repeats: int,
@@ -53,18 +53,20 @@ def bench(
 ) -> None:
     """Measures MODEL with speculation off and auto, and compares the answers.
 
-    Greedy answers to the same prompts in turn, decode time only. Ctrl-C ends early and tells what
-    is known by then.
+    Greedy answers to the same prompts in turn, decode time only. Without MODEL it is `tiny`, which
+    comes with sssd-local, with prompts of its own. Ctrl-C ends early and tells what is known by
+    then.
     """
     from sssd_local import measure_report as report
     from sssd_local.llm import LLM
     from sssd_local.measure import Measurement, measure, read_prompts
 
-    found = Measurement(read_prompts(prompts))
+    path = named_model(model)
+    found = Measurement(read_prompts(prompts, path))
     if plot_file is not None:
         report.check_plot(plot_file)
     stopped, status = False, StatusLine()
-    with LLM(named_model(model), **options) as llm:
+    with LLM(path, **options) as llm:
         try:
             measure(llm, found, num_tokens=tokens, repeats=repeats, say=status.show)
         except KeyboardInterrupt:

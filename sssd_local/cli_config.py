@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import click
 from click.core import ParameterSource
@@ -61,6 +61,9 @@ class ConfiguredCommand(click.Command):
     the model's table, the defaults table, built-in default.
     """
 
+    # Whether the embedded model is meant where none is named.
+    has_builtin: ClassVar[bool] = True
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Finds the model and the file among the arguments, then parses with their settings."""
         before = args[: args.index("--")] if "--" in args else args
@@ -76,7 +79,7 @@ class ConfiguredCommand(click.Command):
         options = [param for param in params if isinstance(param, click.Option)]
         named = given.get("config") or os.environ.get(VARIABLE)
         model = given.get("model")
-        model = model if isinstance(model, str) else None
+        model = model if isinstance(model, str) else self._unnamed()
         known = [option for option in options if option.name not in _LEFT_OUT]
         try:
             settings = load_settings(Path(named) if named else None, known)
@@ -90,9 +93,16 @@ class ConfiguredCommand(click.Command):
         ctx.meta["sssd_local.settings_file"] = settings.path
         return found
 
+    def _unnamed(self) -> str | None:
+        from sssd_local.builtin import TINY
+
+        return TINY if self.has_builtin else None
+
 
 class _ShowCommand(ConfiguredCommand):
     """Takes every option of `run`, without a line in its help for each."""
+
+    has_builtin: ClassVar[bool] = False
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         own = super().get_params(ctx)

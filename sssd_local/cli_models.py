@@ -20,10 +20,16 @@ EXAMPLE = "hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF"
 _HEADS = ("NAME", "SIZE", "QUANTISATION", "WHERE")
 
 
-def named_model(name: str) -> Path:
-    """The file that a MODEL argument means; a download shows how far it is on stderr."""
+def named_model(name: str | None) -> Path:
+    """The file that a MODEL argument means, without one the embedded model's.
+
+    A download shows how far it is on stderr.
+    """
+    from sssd_local.builtin import tiny_path
     from sssd_local.library import find_model
 
+    if name is None:
+        return tiny_path()
     status = StatusLine()
     try:
         return find_model(name, status.show)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
+from sssd_local.builtin import is_builtin
 from sssd_local.call import Completion
 from sssd_local.engine.ties import Tie, compare_tokens
 from sssd_local.errors import ConfigError, ContextFullError
@@ -16,6 +17,7 @@ from sssd_local.hardware.advice import best_rate
 from sssd_local.llm import LLM
 
 OFF, AUTO = "off", "auto"
+PROMPTS, TINY_PROMPTS = "bench_prompts.json", "tiny_prompts.json"
 # A difference below this is not told from the noise of a machine.
 NOTICEABLE = 0.03
 LIMIT_CONTEXT_TOKENS = 256
@@ -29,14 +31,17 @@ class Prompt:
     text: str
 
 
-def read_prompts(path: Path | None) -> list[Prompt]:
-    """Prompts of a JSON file, {KIND: [TEXT, …], …} or [TEXT, …]; None is the built-in set.
+def read_prompts(path: Path | None, model: Path | None = None) -> list[Prompt]:
+    """Prompts of a JSON file, {KIND: [TEXT, …], …} or [TEXT, …]; None is a built-in set.
+
+    The embedded model has a set of its own, as it knows its own tasks only.
 
     Raises ConfigError for a file that is not that.
     """
     where = "the built-in prompts" if path is None else f"the prompts file {path}"
     try:
-        source = files("sssd_local") / "data" / "bench_prompts.json" if path is None else path
+        own = TINY_PROMPTS if model is not None and is_builtin(model) else PROMPTS
+        source = files("sssd_local") / "data" / own if path is None else path
         data = json.loads(source.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{where} cannot be read: {error.strerror or error}") from error

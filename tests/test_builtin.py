@@ -28,7 +28,10 @@ def test_the_file_lies_in_the_packages_data(
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "tiny.gguf").write_bytes(b"GGUF")
     monkeypatch.setattr(builtin, "files", lambda _: tmp_path)
-    assert builtin_path("tiny") == tmp_path / "data" / "tiny.gguf"
+    path = tmp_path / "data" / "tiny.gguf"
+    assert builtin_path("tiny") == builtin.tiny_path() == path
+    assert builtin.is_builtin(path)
+    assert not builtin.is_builtin(tmp_path / "tiny.gguf")
 
 
 def test_the_note_says_how_to_name_a_real_model() -> None:

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+import sssd_local.builtin
 import sssd_local.cli
+import sssd_local.cli_models
 import sssd_local.llm
 from sssd_local.chat.settings import ChatSettings
 from sssd_local.cli import main
@@ -94,6 +96,64 @@ def test_one_answer_on_stdout_and_nothing_else(fake: type[FakeLLM]) -> None:
     assert fake.calls[0][:2] == ("load", Path("m.gguf"))
     assert asked(fake)[:2] == ("chat", [{"role": "user", "content": "hi"}])
     assert fake.calls[-1][0] == "close"
+
+
+@pytest.fixture
+def embedded(
+    fake: type[FakeLLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Result]:
+    """Calls `run` on a terminal in a package whose embedded model is a file of the test."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "tiny.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr(sssd_local.builtin, "files", lambda _: tmp_path)
+    monkeypatch.setattr(sssd_local.cli, "named_model", sssd_local.cli_models.named_model)
+    for module in (sssd_local.cli, sssd_local.cli_status):
+        monkeypatch.setattr(module, "is_terminal", lambda stream: True)
+    return call
+
+
+def test_piped_text_without_a_model_is_answered_by_the_embedded_one(
+    fake: type[FakeLLM], embedded: Callable[..., Result], tmp_path: Path
+) -> None:
+    result = embedded(stdin="hi")
+    assert (result.exit_code, result.stdout) == (0, "Hello there\n")
+    assert result.stderr.splitlines()[0] == sssd_local.builtin.TINY_NOTE
+    assert fake.calls[0][1] == tmp_path / "data" / "tiny.gguf"
+    assert asked(fake)[1] == [{"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize("name", ["tiny", "Tiny"])
+def test_the_embedded_model_has_a_short_name(
+    fake: type[FakeLLM], embedded: Callable[..., Result], tmp_path: Path, name: str
+) -> None:
+    assert embedded(name, "hi").stderr.startswith(sssd_local.builtin.TINY_NOTE)
+    assert fake.calls[0][1] == tmp_path / "data" / "tiny.gguf"
+    assert embedded(name, "hi", "--stats", "none").stderr == ""
+
+
+def test_a_file_of_that_name_is_not_the_embedded_model(
+    fake: type[FakeLLM],
+    embedded: Callable[..., Result],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").write_bytes(b"GGUF")
+    assert sssd_local.builtin.TINY_NOTE not in embedded("tiny", "hi").stderr
+    assert fake.calls[0][1] == Path("tiny")
+    # Without a name it is the package's own whatever lies there.
+    embedded(stdin="hi")
+    assert fake.calls[0][1] == tmp_path / "data" / "tiny.gguf"
+
+
+def test_the_embedded_models_table_holds_without_its_name(
+    fake: type[FakeLLM], embedded: Callable[..., Result], home: Path
+) -> None:
+    config = home / "c.toml"
+    config.write_text("[model.tiny]\ntemp = 0.25\n", "utf-8")
+    assert embedded("--config", str(config), stdin="hi").exit_code == 0
+    assert asked(fake)[2]["temperature"] == 0.25
+    assert embedded("m.gguf", "hi", "--config", str(config)).exit_code == 1
 
 
 def test_raw_text_is_continued_as_it_is(fake: type[FakeLLM]) -> None:
@@ -337,6 +397,14 @@ def chats(fake: type[FakeLLM], monkeypatch: pytest.MonkeyPatch) -> list[dict[str
         monkeypatch.setattr(module, "is_terminal", lambda stream: True)
     monkeypatch.setattr("sssd_local.chat.repl.run_repl", lambda llm, **how: started.append(how))
     return started
+
+
+def test_a_chat_without_a_model_says_what_answers(
+    fake: type[FakeLLM], chats: list[dict[str, Any]], embedded: Callable[..., Result]
+) -> None:
+    result = embedded()
+    assert (result.exit_code, result.stderr) == (0, f"{sssd_local.builtin.TINY_NOTE}\n")
+    assert chats[0]["model_name"] == "tiny.gguf"
 
 
 def test_a_chat_and_its_defaults(fake: type[FakeLLM], chats: list[dict[str, Any]]) -> None:

@@ -64,6 +64,16 @@ def test_the_built_in_prompts_are_of_four_kinds() -> None:
     assert len(prompts) == len({prompt.text for prompt in prompts}) == 8
 
 
+def test_the_embedded_model_has_prompts_of_its_own(tmp_path: Path) -> None:
+    model = Path(measuring.__file__).parent / "data" / "tiny.gguf"
+    own = read_prompts(None, model)
+    assert {"code edit", "JSON", "quote", "sums", "talk"} <= {prompt.kind for prompt in own}
+    assert read_prompts(None, tmp_path / "tiny.gguf") == read_prompts(None)
+    path = tmp_path / "prompts.json"
+    path.write_text('["one"]', "utf-8")
+    assert read_prompts(path, model) == [Prompt("prompts", "one")]
+
+
 def test_prompts_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "p.json"
     path.write_text('{"mails": ["Dear", "Sir"], "poems": ["Roses"]}', encoding="utf-8")
