@@ -20,7 +20,7 @@ EXAMPLE = "hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF"
 _HEADS = ("NAME", "SIZE", "QUANTISATION", "WHERE")
 
 
-def named_model(name: str | None) -> Path:
+def named_model(name: str | None, *, may_fetch: bool = True) -> Path:
     """The file that a MODEL argument means, without one the embedded model's.
 
     A download shows how far it is on stderr.
@@ -32,7 +32,7 @@ def named_model(name: str | None) -> Path:
         return tiny_path()
     status = StatusLine()
     try:
-        return find_model(name, status.show)
+        return find_model(name, status.show, may_fetch=may_fetch)
     finally:
         status.wipe()
 

@@ -199,7 +199,8 @@ def _kept_text(item: KeptProfile) -> str:
 def _forget(store: ProfileStore, model: str | None) -> None:
     from sssd_local.hardware.profile import Setup, profile_key
 
-    key = None if model is None else profile_key(named_model(model), Setup(), backend="")
+    path = None if model is None else named_model(model, may_fetch=False)
+    key = None if path is None else profile_key(path, Setup(), backend="")
     try:
         number = store.forget(key)
     except OSError as error:

@@ -15,6 +15,7 @@ from typing import Any
 
 from sssd_local import __version__
 from sssd_local.errors import ModelError
+from sssd_local.files import write_atomic
 from sssd_local.hub_files import HubName, ModelFiles, choose, group, matching
 from sssd_local.transfer import RemoteFile, missing_bytes, transfer
 
@@ -103,7 +104,8 @@ def fetch(name: HubName, say: Say) -> Path:
         for number, file in enumerate(files, 1):
             part = f" (file {number} of {len(files)})" if len(files) > 1 else ""
             _transfer(hub, name.repo, file, folder / file.digest, _Meter(file, part, say))
-        paths = [_link(hub, name.repo, file, folder / file.digest) for file in files]
+        paths = [_link(hub, name.repo, info.sha, file, folder / file.digest) for file in files]
+        _set_current(name.repo, info.sha)
         return paths[0]
 
 
@@ -149,16 +151,23 @@ def _transfer(hub: Any, repo: str, file: RemoteFile, blob: Path, meter: _Meter) 
             transfer(file, blob, headers, meter.report)
 
 
-def _link(hub: Any, repo: str, file: RemoteFile, blob: Path) -> Path:
+def _link(hub: Any, repo: str, commit: str, file: RemoteFile, blob: Path) -> Path:
     """Lets huggingface_hub put the file where all its users find it."""
     path = hub.hf_hub_download(
-        repo, file.name, revision=REVISION, cache_dir=cache_folder(), endpoint=endpoint(),
+        repo, file.name, revision=commit, cache_dir=cache_folder(), endpoint=endpoint(),
         library_name="sssd-local", library_version=__version__,
     )  # fmt: skip
     if not os.path.islink(path):
         # Where there are no links it made a copy.
         blob.unlink(missing_ok=True)
     return Path(path)
+
+
+def _set_current(repo: str, commit: str) -> None:
+    """Notes which revision the branch had when it was asked, as huggingface_hub does."""
+    reference = repo_folder(repo) / "refs" / REVISION
+    reference.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(reference, commit.encode(), mode=0o644)
 
 
 @contextmanager

@@ -35,7 +35,9 @@ class LocalModel:
     repo: str = ""
 
 
-def find_model(name: str, say: Callable[[str], None] = lambda text: None) -> Path:
+def find_model(
+    name: str, say: Callable[[str], None] = lambda text: None, *, may_fetch: bool = True
+) -> Path:
     """The file that a MODEL argument means: a path, a short name such as `tiny`, or `hf:USER/REPO`.
 
     Only `hf:` may download, when the cache lacks the model; `say` is told how far that is. Raises
@@ -45,7 +47,10 @@ def find_model(name: str, say: Callable[[str], None] = lambda text: None) -> Pat
         return Path(name)
     if name.startswith(PREFIX):
         wanted = parse_hub_name(name)
-        return cached(wanted) or fetch(wanted, say)
+        path = cached(wanted)
+        if path is None and not may_fetch:
+            raise ModelError(f"{name} is not in the cache; `sssd-local models` lists what is here")
+        return path or fetch(wanted, say)
     key = name.casefold()
     embedded = builtin_path(key)
     if embedded is not None:

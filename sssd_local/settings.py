@@ -48,8 +48,8 @@ class Settings:
     def for_model(self, model: str | None) -> dict[str, Setting]:
         """The settings that hold for a model: its own tables over the defaults.
 
-        A table is meant by the model's path, its file name or that name without `.gguf`, the first
-        of these winning.
+        A table is meant by what was typed or the model's path, its file name or that name without
+        `.gguf`, the first of these winning.
         """
         chosen: dict[str, Setting] = {}
         layers = [(DEFAULTS, self.defaults), *self._tables_of(model)]
@@ -66,7 +66,8 @@ class Settings:
         wanted = Path(model)
         ranked = []
         for name, values in self.models.items():
-            ranks = (name == wanted.stem, name == wanted.name, self._is_path(name, wanted))
+            is_typed = name == model or self._is_path(name, wanted)
+            ranks = (name == wanted.stem, name == wanted.name, is_typed)
             if any(ranks):
                 rank = max(i for i, holds in enumerate(ranks) if holds)
                 ranked.append((rank, f'model."{name}"', values))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 COMMIT = "5" * 40
+NEXT_COMMIT = "6" * 40
 TOKEN = "hf_of_nobody"
 
 
@@ -27,10 +28,29 @@ class Request(NamedTuple):
 
 @dataclass
 class Repository:
-    """Files by name; those in `plain` are kept in git itself, the others in LFS."""
+    """Files by name; those in `plain` are kept in git itself, the others in LFS.
+
+    `earlier` are the files of revision COMMIT once there is a newer one.
+    """
 
     files: dict[str, bytes]
     plain: set[str] = field(default_factory=set)
+    earlier: dict[str, bytes] | None = None
+
+    def move(self, **files: bytes) -> None:
+        """Makes NEXT_COMMIT, with these files, the newest revision."""
+        self.earlier = self.files
+        self.files = {f"{name}.gguf": data for name, data in files.items()}
+
+    @property
+    def commit(self) -> str:
+        return COMMIT if self.earlier is None else NEXT_COMMIT
+
+    def at(self, revision: str) -> Repository:
+        """The repository as it was at a revision."""
+        if revision == COMMIT and self.earlier is not None:
+            return Repository(self.earlier, self.plain)
+        return self
 
     def describe(self, name: str) -> dict[str, object]:
         data = self.files[name]
@@ -116,20 +136,20 @@ class Hub:
         if path.startswith("/cdn/"):
             return self._send_file(asked, path.removeprefix("/cdn/"))
         repo, _, rest = path.removeprefix("/").partition("/resolve/")
-        return self._redirect(asked, repo, rest.partition("/")[2])
+        revision, _, name = rest.partition("/")
+        return self._redirect(asked, self.repositories[repo].at(revision), name)
 
     def _tell(self, asked: BaseHTTPRequestHandler, path: str) -> None:
         repository = self.repositories.get(path)
         if repository is None:
             return send(asked, 404, b"", {"X-Error-Code": "RepoNotFound"})
         siblings = [repository.describe(name) for name in repository.files]
-        facts = {"id": path, "sha": COMMIT, "siblings": siblings}
+        facts = {"id": path, "sha": repository.commit, "siblings": siblings}
         return send(asked, 200, json.dumps(facts).encode(), {"Content-Type": "application/json"})
 
-    def _redirect(self, asked: BaseHTTPRequestHandler, repo: str, name: str) -> None:
-        repository = self.repositories[repo]
+    def _redirect(self, asked: BaseHTTPRequestHandler, repository: Repository, name: str) -> None:
         headers = {
-            "X-Repo-Commit": COMMIT,
+            "X-Repo-Commit": repository.commit,
             "X-Linked-ETag": f'"{repository.etag(name)}"',
             "X-Linked-Size": str(len(repository.files[name])),
             "Location": f"http://localhost:{self.port}/cdn/{repository.etag(name)}",
@@ -139,7 +159,8 @@ class Hub:
     def _send_file(self, asked: BaseHTTPRequestHandler, etag: str) -> None:
         (data,) = {
             repository.files[name]
-            for repository in self.repositories.values()
+            for found in self.repositories.values()
+            for repository in (found, found.at(COMMIT))
             for name in repository.files
             if repository.etag(name) == etag
         }

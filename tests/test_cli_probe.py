@@ -134,6 +134,9 @@ def test_what_is_kept_is_listed_and_forgotten(tiny_model: TinyModel, surveys: li
     assert call("--list").stdout.startswith(f"{kept.path.name[:8]}  {path.name} · 1/1 threads · ")
     assert call("--list").stdout.endswith(" · full\n")
     other = tiny_model("gpt2")
+    refused = call("--forget", "hf:someone/model")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "hf:someone/model is not in the cache" in refused.stderr
     assert call("--forget", str(other)).stdout == "0 profiles removed\n"
     assert call("--forget", str(path)).stdout == "1 profile removed\n"
     assert store.list() == []

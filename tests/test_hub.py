@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from sssd_local.hub import cache_folder, cached, fetch, gigabytes, repo_folder, 
 from sssd_local.hub_files import HubName, parse_hub_name
 from sssd_local.llm import LLM
 from sssd_local.transfer import MAX_FAILURES, partial_path
-from tests.hub_server import COMMIT, TOKEN, Hub, hub, hub_cache
+from tests.hub_server import COMMIT, NEXT_COMMIT, TOKEN, Hub, hub, hub_cache
 
 __all__ = ["hub", "hub_cache"]
 REPO = "someone/Model-GGUF"
@@ -61,6 +62,28 @@ def test_huggingface_hub_finds_it_too(hub: Hub) -> None:
     assert (repo.repo_id, repo.size_on_disk) == (REPO, len(DATA))
 
 
+def test_a_branch_that_moves_meanwhile_does_not_change_what_is_downloaded(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = hub.add(REPO, m=DATA)
+    transfer = module.transfer
+
+    def move_then_transfer(*arguments: Any) -> None:
+        if repository.earlier is None:
+            repository.move(m=b"newer")
+        transfer(*arguments)
+
+    monkeypatch.setattr(module, "transfer", move_then_transfer)
+    path = get()
+    assert path == repo_folder(REPO) / "snapshots" / COMMIT / "m.gguf"
+    assert path.read_bytes() == DATA
+    assert (repo_folder(REPO) / "refs" / "main").read_text() == COMMIT
+    assert len(hub.transfers()) == 1
+    assert get().read_bytes() == b"newer"
+    assert (repo_folder(REPO) / "refs" / "main").read_text() == NEXT_COMMIT
+    assert cached(HubName(REPO)) == repo_folder(REPO) / "snapshots" / NEXT_COMMIT / "m.gguf"
+
+
 def test_the_token_goes_to_the_hub_and_not_to_where_it_leads(hub: Hub) -> None:
     hub.add(REPO, m=DATA)
     get()
@@ -70,7 +93,6 @@ def test_the_token_goes_to_the_hub_and_not_to_where_it_leads(hub: Hub) -> None:
     assert {item.path for item in others} == {
         f"/api/models/{REPO}",
         f"/{REPO}/resolve/{COMMIT}/m.gguf",
-        f"/{REPO}/resolve/main/m.gguf",
     }
 
 

@@ -133,6 +133,13 @@ def test_the_nearest_table_wins(tmp_path: Path) -> None:
     assert settings.for_model(None)["seed"].value == 1
 
 
+def test_a_model_of_the_hub_has_the_table_of_its_name(tmp_path: Path) -> None:
+    text = '[model."hf:a/b:Q4_0"]\nseed = 4\n'
+    settings = load_settings(write(tmp_path / "c.toml", text), OPTIONS)
+    assert settings.for_model("hf:a/b:Q4_0")["seed"].value == 4
+    assert settings.for_model("hf:a/b:Q8_0") == {}
+
+
 def test_a_model_s_table_replaces_what_would_conflict(tmp_path: Path) -> None:
     text = '[defaults]\nsystem = "hi"\n[model.m]\nsystem-file = "s.txt"\n[model.r]\nraw = true\n'
     settings = load_settings(write(tmp_path / "c.toml", text), OPTIONS)
