@@ -102,7 +102,13 @@ def _measure(path: Path, fresh: bool, options: Mapping[str, Any]) -> dict[str, A
                 )  # fmt: skip
         if kept is None:
             raise SSSDError("nothing was measured before it was stopped; let it run a little")
-        return report_of(model.path.name, build_name(), "gpu" if model.gpu_layers else "cpu", kept)
+        return report_of(
+            model.path.name,
+            build_name(),
+            "gpu" if model.uses_gpu else "cpu",
+            kept,
+            device=key.device or key.cpu,
+        )
     finally:
         status.wipe()
         model.close()
@@ -113,10 +119,11 @@ def report_of(
     build: str,
     backend: str,
     profile: Profile,
+    *,
+    device: str,
 ) -> dict[str, Any]:
     """The `--json` object."""
     from sssd_local.hardware.advice import advise, relative_costs
-    from sssd_local.hardware.profile import cpu_name
 
     points = profile.points
     advice, relative = advise(points), relative_costs(points)
@@ -124,7 +131,7 @@ def report_of(
         "model": model,
         "build": build,
         "backend": backend,
-        "device": cpu_name(),
+        "device": device,
         "threads": profile.threads,
         "threads_batch": profile.threads_batch,
         "flash_attention": profile.flash_attention,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from sssd_local.config import MAX_WIDTH, FlashAttention, ModelConfig
 from sssd_local.draft.calibrate import Calibration
-from sssd_local.engine.backend import build_name
+from sssd_local.engine.backend import build_name, gpu_names
 from sssd_local.engine.context import Context, flash_attention_of
 from sssd_local.engine.memory import ContextPlan, available_bytes, plan_context
 from sssd_local.engine.model import Model
@@ -59,7 +59,8 @@ def key_of(model: Model, config: ModelConfig, plan: ContextPlan | None = None) -
         kept_window=plan.kept_window,
         num_snapshots=plan.num_snapshots,
     )
-    return profile_key(model.path, setup, backend=build_name())
+    device = " + ".join(gpu_names()) if model.uses_gpu else ""
+    return profile_key(model.path, setup, backend=build_name(), device=device)
 
 
 def as_measured(model: Model, config: ModelConfig) -> ModelConfig:
@@ -105,14 +106,19 @@ class Measured:
         )
 
     def keep(self, calibration: Calibration) -> None:
-        """Writes what was learned in use to the profile; where nothing is kept, does nothing."""
+        """Writes what was learned in use to the profile; where nothing is kept, does nothing.
+
+        A full probe that was made meanwhile stays, and only the odds are added to it.
+        """
         if self.profile is None or not self.cost.is_measured or not self.is_writable:
             return
         learned = {name: table.tolist() for name, table in calibration.state().items()}
-        points = tuple(self.cost.points())
-        profile_store().save(
-            self.key, replace(self.profile, points=points, calibration=learned), self.model_name
-        )
+        store = profile_store()
+        profile = replace(self.profile, points=tuple(self.cost.points()))
+        if not self.profile.is_full:
+            newer = store.load(self.key, quiet=True)
+            profile = newer if newer is not None and newer.is_full else profile
+        store.save(self.key, replace(profile, calibration=learned), self.model_name)
 
     def teach(self, calibration: Calibration) -> None:
         """Hands the kept odds to a new calibration; odds that do not fit are left out, noted."""

@@ -25,7 +25,7 @@ POINTS = tuple(
     for width, cost in CURVE.items()
 )
 PROFILE = Profile(POINTS, 2, 1, branch_seconds=0.0005, is_full=True)
-REPORT = report_of("m.gguf", "b1", "cpu", PROFILE)
+REPORT = report_of("m.gguf", "b1", "cpu", PROFILE, device="Some CPU")
 
 
 def call(*arguments: str) -> Result:
@@ -98,7 +98,7 @@ def test_the_table_marks_the_chosen_widths() -> None:
     assert REPORT["flash_attention"] is False
     assert REPORT["restore_ms"] == 0
     other = replace(PROFILE, flash_attention=True, save_seconds=0.002, load_seconds=0.0005)
-    lines = list(report_lines(report_of("m.gguf", "b1", "cpu", other)))
+    lines = list(report_lines(report_of("m.gguf", "b1", "cpu", other, device="")))
     assert lines[1] == "2 threads, 1 for batches · flash attention"
     assert lines[-1].startswith("A wrong draft costs 2.50 ms for going back")
     partial = list(report_lines({**REPORT, "complete": False}))

@@ -13,6 +13,7 @@ from sssd_local import costs
 from sssd_local.config import ModelConfig
 from sssd_local.draft.calibrate import Calibration
 from sssd_local.engine.context import flash_attention_of
+from sssd_local.engine.model import Model
 from sssd_local.hardware.probe import ProbePoint
 from sssd_local.hardware.profile import Profile
 from sssd_local.hardware.survey import Findings, Plan, Survey
@@ -135,6 +136,32 @@ def test_what_was_learned_is_kept_and_taught_again(
         taught = Calibration()
         again.teach(taught)
         assert taught.state()[name] == pytest.approx(table[name])
+
+
+def test_a_full_probe_made_meanwhile_is_not_overwritten(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(costs, "run_probe", lambda decode, *, max_width: points())
+    with Bench(tiny_model()) as bench:
+        measured = measure(bench)
+        full = Profile((ProbePoint(0, 1, 0.5), ProbePoint(64, 1, 0.75)), 1, 2, is_full=True)
+        store = costs.profile_store()
+        store.save(measured.key, full)
+        measured.keep(Calibration())
+        kept = store.load(measured.key)
+        assert kept is not None
+        assert (kept.points, kept.threads_batch, kept.is_full) == (full.points, 2, True)
+        assert kept.calibration is not None
+
+
+def test_a_gpu_of_another_name_has_a_profile_of_its_own(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(costs, "gpu_names", lambda: ["Card 1", "Card 2"])
+    with Bench(tiny_model()) as bench:
+        assert costs.key_of(bench.model, bench.config).device == ""
+        monkeypatch.setattr(Model, "uses_gpu", True)
+        assert costs.key_of(bench.model, bench.config).device == "Card 1 + Card 2"
 
 
 def test_odds_that_do_not_fit_are_left_out_with_a_note(

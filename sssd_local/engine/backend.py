@@ -20,6 +20,9 @@ from sssd_local.errors import BackendError
 
 TESTED_VERSIONS = "0.3.36 (accepted: 0.3.36 and later 0.3 releases)"
 
+# GGML_BACKEND_DEVICE_TYPE_GPU and _IGPU.
+_GPU_KINDS = (1, 2)
+
 _SYMBOLS = (
     "ggml_abort_callback",
     "llama_adapter_lora_init",
@@ -223,6 +226,24 @@ def caught_in_callbacks(caught: list[BaseException]) -> Iterator[None]:
         yield
     finally:
         _hook.leave()
+
+
+def gpu_names() -> list[str]:
+    """What the GPUs that llama.cpp found are called; empty without one (ggml-backend.h)."""
+    from llama_cpp._ggml import libggml
+
+    try:
+        count, get = libggml.ggml_backend_dev_count, libggml.ggml_backend_dev_get
+        kind, describe = libggml.ggml_backend_dev_type, libggml.ggml_backend_dev_description
+    except AttributeError:
+        # Where a library does not pass on what those that it links have.
+        return []
+    count.restype, get.restype = ctypes.c_size_t, ctypes.c_void_p
+    describe.restype = ctypes.c_char_p
+    get.argtypes = [ctypes.c_size_t]
+    kind.argtypes = describe.argtypes = [ctypes.c_void_p]
+    devices = [get(index) for index in range(count())]
+    return [describe(one).decode("utf-8", "replace") for one in devices if kind(one) in _GPU_KINDS]
 
 
 def build_name() -> str:

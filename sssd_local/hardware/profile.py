@@ -16,9 +16,9 @@ from sssd_local.config import MAX_THREADS
 from sssd_local.errors import ModelError
 from sssd_local.files import write_atomic
 from sssd_local.hardware.probe import ProbePoint
-from sssd_local.hardware.threads import sysctl
+from sssd_local.hardware.threads import default_threads, sysctl
 
-VERSION = 3
+VERSION = 4
 MAX_BYTES = 16 << 20
 DIGEST_BYTES = 1 << 20
 
@@ -52,7 +52,8 @@ class ProfileKey(Setup):
     """Everything that step times depend on; profiles of other keys are never used.
 
     `model_digest` is the blake2b of the first MiB of the file, `backend` llama.cpp's build and
-    system information, `device` what its layers are offloaded to.
+    system information, `device` the GPUs its layers are offloaded to, `cores` those that threads
+    may use: fewer in a container or behind `taskset`.
     """
 
     model_size: int
@@ -62,6 +63,7 @@ class ProfileKey(Setup):
     device: str
     system: str
     cpu: str
+    cores: int
 
     def digest(self) -> str:
         """A short name for the key, the same in every run."""
@@ -80,6 +82,7 @@ def profile_key(model_path: Path, setup: Setup, *, backend: str, device: str = "
         device=device,
         system=f"{platform.system()} {platform.machine()}",
         cpu=cpu_name(),
+        cores=default_threads(),
         **asdict(setup),
     )
 

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -116,14 +116,26 @@ def check_tokenizer(name: str, manifest: Manifest, fingerprint: str, num_vocab: 
 def verify_datastore(name: str) -> list[str]:
     """What is wrong with the files of a datastore, a line each; [] for nothing. Reads all."""
     try:
-        manifest = find_datastore(name)
+        return store_problems(datastore_folder(name), lambda: find_datastore(name))
     except DamagedStoreError as error:
         return [str(error)]
-    return store_problems(datastore_folder(name), manifest)
 
 
-def store_problems(folder: Path, manifest: Manifest) -> list[str]:
-    """What is wrong with the files that a manifest names, a line each. Reads all."""
+def store_problems(folder: Path, read: Callable[[], Manifest]) -> list[str]:
+    """What is wrong with the files that the manifest names, a line each. Reads all.
+
+    Another program may merge segments meanwhile, so damage counts only if the manifest that `read`
+    gives is still the same.
+    """
+    manifest = read()
+    while True:
+        found = _problems(folder, manifest)
+        before, manifest = manifest, read() if found else manifest
+        if manifest == before:
+            return found
+
+
+def _problems(folder: Path, manifest: Manifest) -> list[str]:
     problems = []
     for record in manifest.segments:
         found = [

@@ -149,7 +149,7 @@ class KeptChats:
     def problems(self) -> list[str]:
         """What is wrong with its files, a line each; [] for nothing. Reads all."""
         try:
-            found = store_problems(self.folder, self.manifest())
+            found = store_problems(self.folder, self.manifest)
         except DamagedStoreError as error:
             return [str(error)]
         return found + _open_to_others([self.folder, *self.folder.iterdir()])

@@ -216,3 +216,26 @@ def _words(text: str) -> list[str]:
 def test_the_build_names_version_and_features() -> None:
     assert backend.build_name().startswith("0.3.")
     assert backend.build_name().count("/") >= 2
+
+
+def test_gpus_are_named_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {10: (0, b"CPU"), 11: (1, b"Card"), 12: (3, b"BLAS"), 13: (2, b"Integrated \xff")}
+
+    class Library:
+        def __init__(self) -> None:
+            self.ggml_backend_dev_count = lambda: len(kinds)
+            self.ggml_backend_dev_get = lambda index: 10 + index
+            self.ggml_backend_dev_type = lambda device: kinds[device][0]
+            self.ggml_backend_dev_description = lambda device: kinds[device][1]
+
+    monkeypatch.setattr("llama_cpp._ggml.libggml", Library())
+    assert backend.gpu_names() == ["Card", "Integrated \ufffd"]
+    monkeypatch.setattr("llama_cpp._ggml.libggml", object())
+    assert backend.gpu_names() == []
+
+
+def test_this_build_tells_its_gpus() -> None:
+    names = backend.gpu_names()
+    assert all(name.strip() for name in names)
+    if not backend.C.llama_supports_gpu_offload():
+        assert names == []

@@ -30,6 +30,7 @@ from sssd_local.hardware.profile import (
     lora_identity,
     profile_key,
 )
+from sssd_local.hardware.threads import default_threads
 
 KEY = ProfileKey(
     threads=4,
@@ -41,6 +42,7 @@ KEY = ProfileKey(
     device="",
     system="Linux x86_64",
     cpu="Some CPU",
+    cores=4,
 )
 POINTS = (ProbePoint(256, 1, 0.02, 0.01), ProbePoint(256, 4, 0.0414, 0.03))
 PROFILE = Profile(
@@ -325,7 +327,9 @@ def test_the_key_of_a_file(tmp_path: Path) -> None:
     assert key.model_mtime_ns == 1_000_000_000
     assert (key.threads, key.threads_batch, key.device) == (2, 4, "Some GPU")
     assert key.cpu == cpu_name()
+    assert key.cores == default_threads()
     assert key == key_of(path, device="Some GPU")
+    assert key != key_of(path, device="Another GPU")
 
 
 def test_the_key_tells_files_apart_by_size_time_and_first_mebibyte(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from sssd_local.store.datastores import (
     find_datastore,
     open_datastore,
     remove_datastore,
+    store_problems,
     verify_datastore,
 )
 from sssd_local.store.errors import DamagedStoreError, StoreError
@@ -111,6 +113,18 @@ def test_verify_names_every_damaged_file() -> None:
     assert "manifest.json is damaged" in only
     with pytest.raises(DamagedStoreError):
         find_datastore("code")
+
+
+def test_segments_that_were_merged_meanwhile_are_no_damage() -> None:
+    folder = make("code")
+    now = find_datastore("code")
+    file = replace(now.segments[0].tokens, name="000009.tokens.npy")
+    before = replace(now, segments=(replace(now.segments[0], tokens=file),))
+    read = iter([before, now])
+    assert store_problems(folder, lambda: next(read)) == []
+    # Damage that is there at a second look is damage.
+    (problem,) = store_problems(folder, lambda: before)
+    assert problem.endswith("000009.tokens.npy is missing")
 
 
 def test_a_removed_datastore_is_gone() -> None:
