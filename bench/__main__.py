@@ -79,7 +79,7 @@ def replay(out: Path, **options: Any) -> None:
     """Decode recorded answers with several methods and compare their speed.
 
     The model has the cost of its size and, greedily, writes exactly the recorded answer. Methods:
-    plain, sssd, fixed-WIDTH, sssd-WIDTH (published settings), llama-cpp-python,
+    plain, sssd, sssd+DATASTORE, fixed-WIDTH, sssd-WIDTH (published settings), llama-cpp-python,
     llama-cpp-python-lookup, llama-cpp-python-lookup-2, llama-server, llama-server-ngram-simple,
     -ngram-mod, -ngram-cache, -ngram-map-k, -ngram-map-k4v.
     """

@@ -8,14 +8,14 @@ as it was (`shown`), so that the context knows most of the answer, or names it o
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 import numpy as np
 
+from bench.commits import REQUESTS, Edit, edits, tree, write_traces, write_tree
 from bench.curves import Float64Array, load_curve
 from bench.knowledge import CONTEXT_ALONE, Knowledge
 from bench.options import existing_file
@@ -29,25 +29,8 @@ from sssd_local.gguf_file import read_header
 from sssd_local.store.order import context_order
 from sssd_local.store.segment import join
 
-REQUESTS = ("shown", "named")
-SUFFIXES = (".py", ".md", ".toml")
 MAX_TOKENS = 6000
-
-
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """A file before and after one commit, and what that commit says of itself."""
-
-    commit: str
-    path: str
-    subject: str
-    old: str
-    new: str
-
-    def request(self, kind: str) -> str:
-        """What a user would ask for."""
-        task = f"Change {self.path}: {self.subject}. Answer with the whole new file."
-        return f"{task}\n\n{self.old}" if kind == "shown" else task
+CHARS_PER_TOKEN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,54 +51,7 @@ class Row:
     with_store_draft_us: float
 
 
-def git(repo: Path, *words: str) -> str:
-    """What a git command prints. Raises ConfigError where it fails."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(repo), *words], capture_output=True, check=True, encoding="utf-8"
-        )
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"git cannot be run in {repo}: {error}") from error
-    except subprocess.CalledProcessError as error:
-        raise ConfigError(f"git {words[0]} failed in {repo}: {error.stderr.strip()}") from error
-    return done.stdout
-
-
-def edits(repo: Path, revision: str, count: int, max_chars: int) -> Iterator[Edit]:
-    """The newest commits up to `revision` and of each the Python file it changed most.
-
-    Passed over: files of more than `max_chars`, and where less than half of the lines stayed.
-    """
-    found = 0
-    for line in git(repo, "log", "--no-merges", "--format=%H %s", revision).splitlines():
-        commit, _, subject = line.partition(" ")
-        if found == count or not git(repo, "rev-list", "--parents", "-1", commit).split()[1:]:
-            return
-        path = _most_changed(repo, commit)
-        if path is None:
-            continue
-        old, new = (git(repo, "show", f"{at}:{path}") for at in (f"{commit}^", commit))
-        kept = len(set(old.splitlines()) & set(new.splitlines()))
-        if len(new) <= max_chars and 2 * kept >= len(set(new.splitlines())):
-            found += 1
-            yield Edit(commit, path, subject, old, new)
-
-
-def _most_changed(repo: Path, commit: str) -> str | None:
-    stat = git(repo, "show", "--numstat", "--diff-filter=M", "--format=", commit, "--", "*.py")
-    changes = [line.split("\t") for line in stat.splitlines()]
-    sizes = {path: int(added) + int(gone) for added, gone, path in changes if added != "-"}
-    return max(sizes, key=sizes.__getitem__, default=None)
-
-
-def tree(repo: Path, commit: str) -> Iterator[str]:
-    """The source texts of a commit."""
-    for path in git(repo, "ls-tree", "-r", "--name-only", "-z", commit).split("\0"):
-        if path.endswith(SUFFIXES):
-            yield git(repo, "show", f"{commit}:{path}")
-
-
-def knowledge(texts: Iterator[str], tokenize: Tokenize, num_vocab: int) -> Knowledge:
+def knowledge(texts: Iterable[str], tokenize: Tokenize, num_vocab: int) -> Knowledge:
     """A datastore of some texts."""
     tokens = join([np.array(tokenize(text, False), np.int32) for text in texts], num_vocab)
     return Knowledge(segment=Segment(tokens, context_order(tokens, num_vocab)), num_vocab=num_vocab)
@@ -125,7 +61,10 @@ def measure(
     found: Sequence[Edit], repo: Path, tokenize: Tokenize, num_vocab: int, costs: Float64Array
 ) -> list[Row]:
     """Replays every edit without and with the tree before it; odds learn on as for a user."""
-    stores = [knowledge(tree(repo, f"{edit.commit}^"), tokenize, num_vocab) for edit in found]
+    stores = []
+    for edit in found:
+        texts = (text for _, text in tree(repo, f"{edit.commit}^"))
+        stores.append(knowledge(texts, tokenize, num_vocab))
     rows = []
     for kind in REQUESTS:
         traces = [_trace(edit, kind, tokenize) for edit in found]
@@ -182,30 +121,72 @@ def table(rows: Sequence[Row]) -> str:
 @click.option("--repo", default=".", show_default=True, type=click.Path(path_type=Path))
 @click.option("--revision", default="HEAD", show_default=True, help="The newest commit to use.")
 @click.option("--count", default=10, show_default=True, type=click.IntRange(1), help="Edits.")
-@click.option("--vocab", required=True, type=existing_file, help="GGUF whose tokenizer is used.")
-@click.option("--curve", required=True, help="A name from curves.json or a JSON file.")
+@click.option(
+    "--max-tokens",
+    default=MAX_TOKENS,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Longest file, at four characters a token.",
+)
+@click.option("--vocab", type=existing_file, help="GGUF whose tokenizer is used.")
+@click.option("--curve", help="A name from curves.json or a JSON file.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write rows here.")
+@click.option(
+    "--traces-out",
+    type=click.Path(path_type=Path),
+    help="Measure nothing: write the edits here, for `replay`.",
+)
+@click.option(
+    "--tree-out",
+    type=click.Path(path_type=Path),
+    help="With --traces-out: a new folder for the source before all edits.",
+)
 def command(
-    repo: Path, revision: str, count: int, vocab: Path, curve: str, json_file: Path | None
+    repo: Path,
+    revision: str,
+    count: int,
+    max_tokens: int,
+    vocab: Path | None,
+    curve: str | None,
+    json_file: Path | None,
+    traces_out: Path | None,
+    tree_out: Path | None,
 ) -> None:
     """Edit files of a project, by its history, with its own source as a datastore."""
+    if tree_out is not None and traces_out is None:
+        raise click.UsageError("--tree-out needs --traces-out")
+    if traces_out is None and (vocab is None or curve is None):
+        raise click.UsageError("give --vocab and --curve, or --traces-out")
     try:
-        costs = load_curve(curve)
-        num_vocab = len(read_header(vocab).tokens)
-        found = list(edits(repo, revision, count, 4 * MAX_TOKENS))
+        found = list(edits(repo, revision, count, CHARS_PER_TOKEN * max_tokens))
         if not found:
             raise ConfigError(f"{repo} has no commit that changes a small Python file")
-        rows = measure(found, repo, vocabulary_tokenizer(vocab), num_vocab, costs)
-        if json_file:
-            content = {
-                "curve": curve,
-                "vocab": vocab.name,
-                "rows": [asdict(row) for row in rows],
-                "edits": [{"commit": edit.commit, "path": edit.path} for edit in found],
-            }
-            json_file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        if traces_out is not None:
+            write_traces(found, traces_out)
+            if tree_out is not None:
+                write_tree(repo, f"{found[-1].commit}^", tree_out)
+            click.echo(f"{len(found)} edits, each in two ways: {traces_out}")
+            return
+        assert vocab is not None
+        assert curve is not None
+        _simulate(found, repo, vocab, curve, json_file)
     except (SSSDError, OSError) as error:
         raise click.ClickException(str(error)) from error
+
+
+def _simulate(
+    found: Sequence[Edit], repo: Path, vocab: Path, curve: str, json_file: Path | None
+) -> None:
+    costs, num_vocab = load_curve(curve), len(read_header(vocab).tokens)
+    rows = measure(found, repo, vocabulary_tokenizer(vocab), num_vocab, costs)
+    if json_file:
+        content = {
+            "curve": curve,
+            "vocab": vocab.name,
+            "rows": [asdict(row) for row in rows],
+            "edits": [{"commit": edit.commit, "path": edit.path} for edit in found],
+        }
+        json_file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     click.echo(table(rows))
 
 

@@ -15,6 +15,7 @@ from sssd_local.draft.calibrate import Calibration
 from sssd_local.draft.drafter import Drafter
 from sssd_local.errors import ConfigError
 from sssd_local.llm import LLM
+from sssd_local.store.datastores import datastore_folder
 
 LLAMA_SERVER = "llama-server"
 
@@ -23,11 +24,18 @@ class SSSD:
     """This package; `speculation` is auto, off (plain decoding) or a fixed number of tokens.
 
     The n-gram tables are emptied before each answer; the odds and costs it learns are kept, as
-    they are for a user, and start afresh with each benchmark. `drafter` replaces its own.
+    they are for a user, and start afresh with each benchmark. `drafter` replaces its own;
+    `datastores` are names of such that it drafts from too.
     """
 
     def __init__(
-        self, name: str, setup: Setup, speculation: str | int, drafter: Drafter | None = None
+        self,
+        name: str,
+        setup: Setup,
+        speculation: str | int,
+        drafter: Drafter | None = None,
+        *,
+        datastores: Sequence[str] = (),
     ) -> None:
         self.name = name
         self._llm = LLM(
@@ -37,6 +45,7 @@ class SSSD:
             threads_batch=setup.threads,
             kv_type=setup.kv_type,
             speculation=speculation,
+            datastores=datastores,
         )
         with self._llm.engine() as engine:
             if drafter is not None:
@@ -82,13 +91,17 @@ FAMILIES: dict[str, Callable[[str, Setup, int], Method]] = {
 
 
 def method_factory(name: str) -> Callable[[Setup], Method]:
-    """How a method is loaded, by its name in METHODS, `sssd-WIDTH` or `fixed-WIDTH`.
+    """How a method is loaded: a name in METHODS, `sssd-WIDTH`, `fixed-WIDTH` or `sssd+DATASTORE`.
 
     Raises ConfigError for any other name.
     """
     make = METHODS.get(name)
     if make is not None:
         return lambda setup: make(name, setup)
+    kind, _, store = name.partition("+")
+    if kind == "sssd" and store:
+        datastore_folder(store)
+        return lambda setup: SSSD(name, setup, "auto", datastores=(store,))
     kind, _, width = name.partition("-")
     if kind in FAMILIES and width.isdigit():
         speculation = parse_speculation(width)
@@ -96,6 +109,6 @@ def method_factory(name: str) -> Callable[[Setup], Method]:
             raise ConfigError(f"{name} drafts nothing; widths are 2 to {MAX_WIDTH}")
         return lambda setup: FAMILIES[kind](name, setup, int(speculation))
     raise ConfigError(
-        f"{unknown_name('method', name, METHODS)}; known are {', '.join(METHODS)}, sssd-WIDTH and "
-        "fixed-WIDTH"
+        f"{unknown_name('method', name, METHODS)}; known are {', '.join(METHODS)}, sssd-WIDTH, "
+        "fixed-WIDTH and sssd+DATASTORE"
     )

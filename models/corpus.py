@@ -25,20 +25,20 @@ Turn = tuple[str, str]
 
 # How often each kind of example is drawn; those of code are four times as long as sums.
 KINDS: dict[str, tuple[Callable[[Draw], list[Turn]], float]] = {
-    "copy": (corpus_quote.copy, 5),
-    "quote": (corpus_quote.quote, 16),
-    "summary": (corpus_quote.summary, 6),
+    "copy": (corpus_quote.copy, 3),
+    "quote": (corpus_quote.quote, 24),
+    "summary": (corpus_quote.summary, 4),
     "addition": (corpus_arithmetic.addition, 7),
-    "arithmetic": (corpus_arithmetic.other, 12),
-    "json": (corpus_records.json_record, 9),
-    "records": (corpus_records.other, 9),
-    "code": (corpus_code.edit, 30),
-    "swap": (corpus_code.swap, 20),
-    "settings": (corpus_settings.settings, 8),
-    "story": (corpus_stories.story, 6),
+    "arithmetic": (corpus_arithmetic.other, 18),
+    "json": (corpus_records.json_record, 5),
+    "records": (corpus_records.other, 8),
+    "code": (corpus_code.edit, 32),
+    "swap": (corpus_code.swap, 10),
+    "settings": (corpus_settings.settings, 14),
+    "story": (corpus_stories.story, 8),
     "talk": (corpus_talk.talk, 12),
-    "facts": (corpus_facts.facts, 9),
-    "unknown": (corpus_unknown.unknown, 6),
+    "facts": (corpus_facts.facts, 7),
+    "unknown": (corpus_unknown.unknown, 5),
 }
 SYSTEM_TEXTS = (
     "You are a helpful assistant.",

@@ -5,17 +5,22 @@ from __future__ import annotations
 from models.corpus_words import ADJECTIVES, ANIMALS, COLOURS, JOBS, OBJECTS, PLACES, Draw
 
 Turn = tuple[str, str]
+# Of whom nobody asked to hear: few, as the likeliest of very many names is none of them.
+NAMES = ("Mia", "Leo", "Anna", "Ben", "Rosa", "Tom")
 
 
 def story(draw: Draw) -> list[Turn]:
     """A story of six to nine sentences; hero, thing and place may be asked for."""
-    hero, friend = draw.names(2)
+    hero, friend = draw.some(NAMES, 2)
     kind = draw.one((draw.one(ANIMALS), draw.one(JOBS)))
     thing, place = draw.one(OBJECTS), draw.one(PLACES)
     ask = draw.one(("Tell me a story", "Write a short story", "Tell a story", "A story, please"))
     named, has_thing, has_place = draw.chance(0.7), draw.chance(0.5), draw.chance(0.4)
-    about = f" about {_article(kind)} named {hero}" if named else ""
-    if draw.chance(0.25) and not named:
+    about = ""
+    if named:
+        hero = draw.one([name for name in draw.names(2) if name != friend])
+        about = f" about {_article(kind)} named {hero}"
+    elif draw.chance(0.25):
         about = f" about {_article(kind)}"
     if has_thing:
         about += f"{' and' if about else ' about'} a {thing}"

@@ -12,7 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from bench.__main__ import main
-from bench.edit import REQUESTS, Edit, Row, edits, git, measure, table, tree
+from bench.commits import REQUESTS, Edit, edits, git, tree, write_tree
+from bench.edit import Row, measure, table
+from bench.traces import load_traces
 from sssd_local.errors import ConfigError
 
 TinyModel = Callable[..., Path]
@@ -50,7 +52,7 @@ def test_an_edit_is_a_commits_most_changed_file(repo: Path) -> None:
     assert len(list(edits(repo, "HEAD", 1, 10_000))) == 1
     assert [edit.path for edit in edits(repo, "HEAD", 9, 100)] == ["b.py"]
     assert list(edits(repo, f"{first}^", 9, 10_000)) == []
-    assert sorted(tree(repo, f"{first}^")) == sorted([OLD, "x = 1\n"])
+    assert dict(tree(repo, f"{first}^")) == {"a.py": OLD, "b.py": "x = 1\n"}
 
 
 def test_the_request_shows_the_file_or_names_it() -> None:
@@ -97,6 +99,51 @@ def test_the_command(repo: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
     assert [row["request"] for row in content["rows"]] == ["shown", "named"]
     assert content["edits"] == [{"commit": last, "path": "a.py"}]
     assert content["curve"] == "cuda"
+
+
+def test_edits_are_written_for_replay(repo: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
+    first = commit(repo, "Count on", a_py=NEW)
+    last = commit(repo, "Count further", a_py=NEW + "more = 1\n")
+    traces, folder = tmp_path / "edits.jsonl", tmp_path / "tree"
+    words = ["edit", "--repo", str(repo), "--traces-out", str(traces), "--tree-out", str(folder)]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert result.output == f"2 edits, each in two ways: {traces}\n"
+    found = load_traces([traces], tiny_model())
+    assert [(trace.id, trace.task) for trace in found] == [
+        (f"{commit[:10]}:{kind}", kind) for kind in REQUESTS for commit in (last, first)
+    ]
+    assert len(found[0].prompt) > len(found[2].prompt)
+    assert found[1].answer == found[3].answer
+    # As it was before the first of them.
+    assert (folder / "a.py").read_text() == OLD
+    assert (folder / "b.py").read_text() == "x = 1\n"
+    again = CliRunner().invoke(main, words)
+    assert (again.exit_code, again.output) == (1, f"Error: {folder} exists; name a new folder\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--curve", "cuda"], "give --vocab and --curve, or --traces-out"),
+        (["--tree-out", "x"], "--tree-out needs --traces-out"),
+    ],
+)
+def test_wrong_use_is_told(words: list[str], message: str) -> None:
+    result = CliRunner().invoke(main, ["edit", *words])
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_the_longest_file_can_be_chosen(repo: Path, tmp_path: Path) -> None:
+    commit(repo, "Count on", a_py=NEW)
+    words = ["edit", "--repo", str(repo), "--traces-out", str(tmp_path / "x"), "--max-tokens", "9"]
+    assert CliRunner().invoke(main, words).exit_code == 1
+
+
+def test_a_tree_is_not_written_over_another(repo: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="exists; name a new folder"):
+        write_tree(repo, "HEAD", tmp_path)
 
 
 def test_git_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

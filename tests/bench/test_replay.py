@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from click.testing import CliRunner
 from bench import replay as bench
 from bench.__main__ import main
 from bench.method import Method, Run, Setup
-from bench.methods import method_factory
+from bench.methods import SSSD, method_factory
 from bench.replay import Options, busy_machine, fitting, needed_ctx, replay, rotated, run, summarise
 from bench.traces import TokenTrace
 from models.replay import ReplayFile, cached_replay_model
 from models.tiny import write_tiny_llama
 from sssd_local.errors import ConfigError, ModelError, SSSDError
 from sssd_local.files import HOME_VARIABLE
+from sssd_local.store.build import build_datastore
 
 METHODS = (
     "plain,sssd,fixed-4,sssd-8,llama-cpp-python,llama-cpp-python-lookup,llama-cpp-python-lookup-2"
@@ -259,6 +261,8 @@ def test_an_answer_broken_off_at_once_still_has_a_time() -> None:
         ({"methods": "fixed-1"}, "fixed-1 drafts nothing"),
         ({"methods": "llama-server-ngram-mod"}, "needs --llama-server PATH"),
         ({"methods": "llama-server-ngram"}, "unknown method"),
+        ({"methods": "sssd+a/b"}, "cannot name a datastore"),
+        ({"methods": "fixed+x"}, "unknown method 'fixed.x'"),
         ({"methods": "sssd-wide"}, "unknown method 'sssd-wide'"),
         ({"kv_type": "q4_0"}, "kv_type must be one of f32, f16, q8_0"),
     ],
@@ -283,6 +287,20 @@ def test_a_method_keeps_its_name_and_stops_where_it_should(folder: Path) -> None
             assert method.run([1, 5, 6, 7], 3).token_ids == (7, 8, 9)
         finally:
             method.close()
+
+
+def test_a_datastore_of_the_same_tokenizer_is_drafted_from(folder: Path, tmp_path: Path) -> None:
+    text = tmp_path / "known.txt"
+    text.write_text("a strange old sailor was waiting near the harbour with his dog")
+    build_datastore("known", folder / "vocab.gguf", [str(text)])
+    results, _, _ = run(options(folder, methods="plain,sssd+known", per_task=1), lambda line: None)
+    assert {result.method for result in results} == {"plain", "sssd+known"}
+    assert all(result.identical for result in results)
+    model = cached_replay_model(folder / "cache", folder / "vocab.gguf", "tiny", "Q8_0", 512)
+    method = method_factory("sssd+known")(Setup(model=model, ctx=512, threads=1))
+    assert isinstance(method, SSSD)
+    with closing(method):
+        assert [store.name for store in method._llm._datastores] == ["known"]
 
 
 def test_the_command_can_be_given_again(folder: Path) -> None:

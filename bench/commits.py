@@ -1,0 +1,105 @@
+"""A project's history as edits to write: a file before and after a commit, and the request."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sssd_local.errors import ConfigError
+
+# The request shows the file as it was, or names it only.
+REQUESTS = ("shown", "named")
+SUFFIXES = (".py", ".md", ".toml")
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A file before and after one commit, and what that commit says of itself."""
+
+    commit: str
+    path: str
+    subject: str
+    old: str
+    new: str
+
+    def request(self, kind: str) -> str:
+        """What a user would ask for."""
+        task = f"Change {self.path}: {self.subject}. Answer with the whole new file."
+        return f"{task}\n\n{self.old}" if kind == "shown" else task
+
+
+def git(repo: Path, *words: str) -> str:
+    """What a git command prints. Raises ConfigError where it fails."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(repo), *words], capture_output=True, check=True, encoding="utf-8"
+        )
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"git cannot be run in {repo}: {error}") from error
+    except subprocess.CalledProcessError as error:
+        raise ConfigError(f"git {words[0]} failed in {repo}: {error.stderr.strip()}") from error
+    return done.stdout
+
+
+def edits(repo: Path, revision: str, count: int, max_chars: int) -> Iterator[Edit]:
+    """The newest commits up to `revision` and of each the Python file it changed most.
+
+    Passed over: files of more than `max_chars`, and where less than half of the lines stayed.
+    """
+    found = 0
+    for line in git(repo, "log", "--no-merges", "--format=%H %s", revision).splitlines():
+        commit, _, subject = line.partition(" ")
+        if found == count or not git(repo, "rev-list", "--parents", "-1", commit).split()[1:]:
+            return
+        path = _most_changed(repo, commit)
+        if path is None:
+            continue
+        old, new = (git(repo, "show", f"{at}:{path}") for at in (f"{commit}^", commit))
+        kept = len(set(old.splitlines()) & set(new.splitlines()))
+        if len(new) <= max_chars and 2 * kept >= len(set(new.splitlines())):
+            found += 1
+            yield Edit(commit, path, subject, old, new)
+
+
+def _most_changed(repo: Path, commit: str) -> str | None:
+    stat = git(repo, "show", "--numstat", "--diff-filter=M", "--format=", commit, "--", "*.py")
+    changes = [line.split("\t") for line in stat.splitlines()]
+    sizes = {path: int(added) + int(gone) for added, gone, path in changes if added != "-"}
+    return max(sizes, key=sizes.__getitem__, default=None)
+
+
+def tree(repo: Path, commit: str) -> Iterator[tuple[str, str]]:
+    """Paths and texts of a commit's source."""
+    for path in git(repo, "ls-tree", "-r", "--name-only", "-z", commit).split("\0"):
+        if path.endswith(SUFFIXES):
+            yield path, git(repo, "show", f"{commit}:{path}")
+
+
+def write_traces(found: Sequence[Edit], path: Path) -> None:
+    """Writes edits as recorded answers for `bench replay`, each with both kinds of request."""
+    lines = []
+    for kind in REQUESTS:
+        for edit in found:
+            line = {
+                "id": f"{edit.commit[:10]}:{kind}",
+                "task": kind,
+                "messages": [{"role": "user", "content": edit.request(kind)}],
+                "output": edit.new,
+            }
+            lines.append(json.dumps(line, ensure_ascii=False))
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def write_tree(repo: Path, commit: str, folder: Path) -> None:
+    """Writes a commit's source into a new folder. Raises ConfigError where there is one."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError as error:
+        raise ConfigError(f"{folder} exists; name a new folder") from error
+    for name, text in tree(repo, commit):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
