@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 
 from models import corpus, tokenizer
 from models.corpus_words import Draw
 
-# How often a turn is followed by one of random tokens, so that those of which only held-out names
-# consist are known as well.
-TOKENS_SHARE = 0.1
+# How often a turn is followed by one of random tokens, and how many of these are rare ones: a token
+# that only held-out names have would be unlearned by every step that it is not in.
+TOKENS_SHARE, RARE_SHARE = 0.3, 0.8
+RARE_COUNT, NUM_COUNTED = 2, 3000
 
 
 @dataclass(slots=True)
@@ -44,7 +46,6 @@ def chat_row(seed: int, index: int, length: int, *, prompt_every: int) -> Row:
     Answers are learned whole, of what users say each `prompt_every`th token.
     """
     row = Row()
-    last = tokenizer.NUM_TOKENS - len(tokenizer.SPECIAL) - 1
     if (system := corpus.system_text(seed, index)) is not None:
         row.add(tokenizer.SYSTEM, system, every=prompt_every)
     draw = Draw(f"tokens:{seed}:{index}")
@@ -52,10 +53,31 @@ def chat_row(seed: int, index: int, length: int, *, prompt_every: int) -> Row:
         row.add(tokenizer.USER, question, every=prompt_every)
         row.add(tokenizer.ASSISTANT, answer)
         if draw.chance(TOKENS_SHARE):
-            row.add_tokens([draw.integer(0, last) for _ in range(draw.integer(1, 12))])
+            row.add_tokens([_any_token(draw) for _ in range(draw.integer(1, 12))])
         if len(row.ids) > length:
             return row
     raise AssertionError("a chat has no end")
+
+
+def _any_token(draw: Draw) -> int:
+    if draw.chance(RARE_SHARE):
+        return draw.one(rare_tokens())
+    return draw.integer(0, tokenizer.NUM_TOKENS - len(tokenizer.SPECIAL) - 1)
+
+
+@cache
+def rare_tokens() -> tuple[int, ...]:
+    """Ids of the ordinary tokens that a sample of the corpus has less than twice."""
+    texts = [
+        text
+        for index in range(NUM_COUNTED)
+        for turn in next(corpus.chat(-1, index)).turns
+        for text in turn
+    ]
+    counts = np.zeros(tokenizer.NUM_TOKENS - len(tokenizer.SPECIAL), np.int64)
+    for ids in tokenizer.encode_batch(texts):
+        np.add.at(counts, ids, 1)
+    return tuple(np.flatnonzero(counts < RARE_COUNT).tolist())
 
 
 def held_out_row(kind: str, number: int) -> Row:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.corpus_words import FOODS, OBJECTS, Draw
+from models.corpus_words import FOODS, OBJECTS, Draw, is_held_out
 
 Turn = tuple[str, str]
 
@@ -82,9 +82,12 @@ def other(draw: Draw) -> list[Turn]:
 def _pair(draw: Draw, sign: str) -> tuple[int, int]:
     """Two numbers below 100 whose calculation belongs to the draw's part."""
     low = 0 if draw.chance(0.15) and not draw.held_out else 10
-    text = draw.of_part(lambda: f"{draw.integer(low, 99)}{sign}{draw.integer(low, 99)}")
-    a, b = map(int, text.split(sign))
-    return a, b
+    while True:
+        text = draw.of_part(lambda: f"{draw.integer(low, 99)}{sign}{draw.integer(low, 99)}")
+        a, b = map(int, text.split(sign))
+        # Who has seen b + a knows a + b.
+        if sign == "-" or not draw.held_out or is_held_out(f"{b}{sign}{a}"):
+            return a, b
 
 
 def _subtraction(draw: Draw) -> list[Turn]:

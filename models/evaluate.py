@@ -227,6 +227,8 @@ def main() -> None:
     if chosen.card is not None:
         card = put_into_card(chosen.card.read_text(encoding="utf-8"), report.table())
         chosen.card.write_text(card, encoding="utf-8")
+    if report.misses():
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import click
 
 from sssd_local.cli_guard import guarded
 from sssd_local.cli_info import print_lines, printable
+from sssd_local.cli_models import named_model
 from sssd_local.cli_status import StatusLine, is_terminal
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 MAX_NAMED = 5
 REFRESH_SECONDS = 0.2
 
-_model = click.option("--model", type=click.Path(path_type=Path), help="GGUF file [the one used].")
+_model = click.option("--model", type=click.Path(), help="Model [the one used].")
 _json = click.option("--json", "as_json", is_flag=True, help="JSON instead of lines.")
 
 
@@ -88,9 +89,9 @@ def datastore() -> None:
 @click.argument("paths", nargs=-1, metavar="PATH...")
 @click.option(
     "--model",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     required=True,
-    help="GGUF file whose tokenizer is used.",
+    help="Model whose tokenizer is used: a GGUF file or a name.",
 )
 @click.option(
     "--segment-tokens",
@@ -100,14 +101,15 @@ def datastore() -> None:
 @_source_options
 @_guarded
 def build(
-    name: str, paths: tuple[str, ...], model: Path, prompts: tuple[Path, ...], **values: Any
+    name: str, paths: tuple[str, ...], model: str, prompts: tuple[Path, ...], **values: Any
 ) -> None:
     """Makes the datastore NAME; run again, goes on with one that was cut off."""
     from sssd_local.store.build import build_datastore
 
+    path = named_model(model)
     with _Progress() as progress:
         options = _options(progress, **values)
-        report = build_datastore(name, model, paths, options, prompts=prompts)
+        report = build_datastore(name, path, paths, options, prompts=prompts)
     _print_report(name, report)
 
 
@@ -118,14 +120,15 @@ def build(
 @_source_options
 @_guarded
 def add(
-    name: str, paths: tuple[str, ...], model: Path | None, prompts: tuple[Path, ...], **values: Any
+    name: str, paths: tuple[str, ...], model: str | None, prompts: tuple[Path, ...], **values: Any
 ) -> None:
     """Puts more texts into the datastore NAME; what it holds already is skipped."""
     from sssd_local.store.build import add_to_datastore
 
+    path = None if model is None else named_model(model)
     with _Progress() as progress:
         options = _options(progress, **values)
-        report = add_to_datastore(name, paths, model, options, prompts=prompts)
+        report = add_to_datastore(name, paths, path, options, prompts=prompts)
     _print_report(name, report)
 
 
@@ -135,16 +138,17 @@ def add(
 @click.option("--skip-missing", is_flag=True, help="Leave out what cannot be read again.")
 @_rebuild_options
 @_guarded
-def rebuild(name: str, model: Path | None, skip_missing: bool, **values: Any) -> None:
+def rebuild(name: str, model: str | None, skip_missing: bool, **values: Any) -> None:
     """Reads all of the datastore NAME anew, for another model or from changed files.
 
     Prompts are answered again, by this model.
     """
     from sssd_local.store.build import rebuild_datastore
 
+    path = None if model is None else named_model(model)
     with _Progress() as progress:
         options = _options(progress, **values)
-        report = rebuild_datastore(name, model, skip_missing=skip_missing, options=options)
+        report = rebuild_datastore(name, path, skip_missing=skip_missing, options=options)
     _print_report(name, report)
 
 

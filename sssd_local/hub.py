@@ -192,9 +192,14 @@ def _explained(repo: str) -> Iterator[None]:
         raise ModelError(
             f"{repo} is not in the cache, and HF_HUB_OFFLINE is set; unset it to download"
         ) from error
-    except ValueError as error:
-        # Names that the library refuses before it asks.
+    except errors.HFValidationError as error:
         raise ModelError(f"{repo} is no name of a repository: {error}") from error
+    except ValueError as error:
+        # An answer that is not the hub's, a token or a proxy that cannot be.
+        raise ModelError(
+            f"{where} gave no answer that can be used ({error}); check the connection, "
+            "HF_ENDPOINT, HF_TOKEN and the proxy"
+        ) from error
     except errors.HfHubHTTPError as error:
         raise ModelError(_refusal(repo, error.response.status_code)) from error
     except (errors.HTTPError, errors.LocalEntryNotFoundError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -20,7 +21,15 @@ EMBEDDED = "embedded"
 NUM_NEAREST = 3
 # How alike a name must be to be offered in the place of an unknown one (difflib's ratio).
 LEAST_LIKENESS = 0.5
-_ADDRESSES = ("https://huggingface.co/", "http://huggingface.co/", "huggingface.co/", "hf.co/")
+# USER/REPO or USER/REPO:QUANT, as the hub shows it.
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(?<!\.gguf)(:[\w.-]+)?")
+_ADDRESSES = (
+    "https://hf.co/",
+    "https://huggingface.co/",
+    "http://huggingface.co/",
+    "huggingface.co/",
+    "hf.co/",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,14 +177,27 @@ def _unknown(name: str, models: list[LocalModel]) -> str:
         if name.startswith(address):
             repo = "/".join(name.removeprefix(address).split("/")[:2])
             return f"{name} is an address; a model of the hub is named {PREFIX}{repo}"
+    same = [str(model.path) for model in models if _is_called(model, name)]
+    if same:
+        return f"{name}: several models have that name; give the path: {' or '.join(same)}"
     near = _nearest(name, models)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    if not hint and " " in name:
+        return f'{name}: no model has this name; to ask the embedded one: run tiny "{name}"'
+    if not hint and _REPOSITORY.fullmatch(name):
+        return f"{name}: there is no such file; a model of the hub is named {PREFIX}{name}"
     if _looks_like_a_path(name):
         return f"{name}: there is no such file{hint or '; give the path of a GGUF model'}"
     return (
         f"{name}: there is no such file, and no model of that name{hint or ';'} "
         "`sssd-local models` lists those here"
     )
+
+
+def _is_called(model: LocalModel, name: str) -> bool:
+    """Whether a model that goes by its path has this short name, as another one does."""
+    stem = model.path.name.casefold().removesuffix(".gguf")
+    return model.name == str(model.path) and stem == name.casefold().removesuffix(".gguf")
 
 
 def _looks_like_a_path(name: str) -> bool:

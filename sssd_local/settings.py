@@ -64,10 +64,12 @@ class Settings:
         if model is None:
             return []
         wanted = Path(model)
+        file = wanted.name.casefold()
         ranked = []
         for name, values in self.models.items():
+            key = name.casefold()
             is_typed = name == model or self._is_path(name, wanted)
-            ranks = (name == wanted.stem, name == wanted.name, is_typed)
+            ranks = (key == file.removesuffix(".gguf"), key == file, is_typed)
             if any(ranks):
                 rank = max(i for i, holds in enumerate(ranks) if holds)
                 ranked.append((rank, f'model."{name}"', values))

@@ -208,12 +208,20 @@ def test_remove_takes_an_answer_on_a_terminal(
         (["info", "a/b"], 2, "error: 'a/b' cannot name a datastore"),
         (["build", "x", "--model", "none.gguf", "."], 1, "error: none.gguf: there is no such file"),
         (["build", "x", "."], 2, "Missing option '--model'"),
-        (["build", "x", "--model", "m"], 2, "give at least one file or folder"),
-        (["build", "x", "--model", "m", "--from-model", "no"], 1, "no cannot be read: No such"),
-        (["build", "x", "--model", "m", ".", "--temp", "-1"], 2, "-1.0 is not in the range"),
+        (["build", "x", "--model", "tiny"], 2, "give at least one file or folder"),
+        (["build", "x", "--model", "tiny", "--from-model", "no"], 1, "no cannot be read: No such"),
+        (["build", "x", "--model", "tiny", ".", "--temp", "-1"], 2, "-1.0 is not in the range"),
         (["add", "x", "nowhere"], 1, "nowhere: there is no such file or folder"),
-        (["build", "x", "--model", "m", ".", "--segment-tokens", "0"], 2, "0 is not in the range"),
-        (["build", "x", "--model", "m", ".", "--segment-tokens", str(2**40)], 2, "must be from 1"),
+        (
+            ["build", "x", "--model", "tiny", ".", "--segment-tokens", "0"],
+            2,
+            "0 is not in the range",
+        ),
+        (
+            ["build", "x", "--model", "tiny", ".", "--segment-tokens", str(2**40)],
+            2,
+            "must be from 1",
+        ),
     ],
 )
 def test_errors_are_one_line_and_an_exit_code(words: list[str], code: int, message: str) -> None:

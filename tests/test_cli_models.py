@@ -40,8 +40,13 @@ import sssd_local
 from sssd_local import cli, cli_guard, cli_models
 
 path = sys.argv[1]
-for words in (["info", path], ["run", path, "hi", "--max-tokens", "4", "--ctx", "128"]):
+few = ["--max-tokens", "4", "--ctx", "128", "--threads", "1"]
+for words in (["info", path], ["run", path, "hi", *few], ["run", "tiny", "hi", *few]):
     cli.main(words, standalone_mode=False)
+store = ["datastore", "build", "own", "--model", path, path + ".txt"]
+cli.main(store, standalone_mode=False)
+bench = ["bench", path, "--prompts", path + ".json", "--tokens", "2", "--repeats", "1"]
+cli.main([*bench, "--ctx", "128", "--threads", "1"], standalone_mode=False)
 models = click.command()(cli_guard.guarded(cli_models.models))
 models.main([], standalone_mode=False)
 cli_models.named_model(path)
@@ -145,10 +150,16 @@ def test_a_model_argument_is_downloaded_with_progress_on_the_terminal(
     assert shown[1].startswith("downloading m.gguf: 0 kB of 0 kB, ")
 
 
-def test_nothing_but_a_download_uses_the_network(tiny_model: Callable[..., Path]) -> None:
+def test_nothing_but_a_download_uses_the_network(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(tiny_model().read_bytes())
+    path.with_name("m.gguf.txt").write_text("the rain on the hill")
+    path.with_name("m.gguf.json").write_text('{"one": ["the rain"]}')
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": ""}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tiny_model())],
+        [sys.executable, "-c", SCRIPT, str(path)],
         env=environment,
         capture_output=True,
         text=True,

@@ -84,6 +84,19 @@ def test_a_branch_that_moves_meanwhile_does_not_change_what_is_downloaded(
     assert cached(HubName(REPO)) == repo_folder(REPO) / "snapshots" / NEXT_COMMIT / "m.gguf"
 
 
+def test_an_answer_that_is_not_the_hubs_is_told(hub: Hub) -> None:
+    # A login page of the network, as it were.
+    hub.answers["/api/models/"] = (200, "")
+    with pytest.raises(ModelError, match="gave no answer that can be used") as error:
+        get()
+    assert "HF_ENDPOINT" in str(error.value)
+
+
+def test_a_name_that_the_hub_cannot_have_is_told(hub: Hub) -> None:
+    with pytest.raises(ModelError, match="a is no name of a repository"):
+        fetch(HubName("someone/" + 100 * "a"), lambda text: None)
+
+
 def test_the_token_goes_to_the_hub_and_not_to_where_it_leads(hub: Hub) -> None:
     hub.add(REPO, m=DATA)
     get()

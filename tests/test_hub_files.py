@@ -53,6 +53,9 @@ def test_a_name_is_written_as_it_was_read() -> None:
     [
         ("Qwen3-0.6B-Q8_0.gguf", "Q8_0"),
         ("qwen2.5-0.5b-instruct-q4_k_m.gguf", "Q4_K_M"),
+        ("m-Q4_K_M_v2.gguf", "Q4_K_M"),
+        ("m-Q4_0_4_4.gguf", "Q4_0_4_4"),
+        ("m-Q3_K_XL.gguf", "Q3_K_XL"),
         ("mistral-7b.Q4_K_S.gguf", "Q4_K_S"),
         ("Qwen3-4B-UD-Q4_K_XL.gguf", "UD-Q4_K_XL"),
         ("m-IQ3_XXS.gguf", "IQ3_XXS"),

@@ -128,7 +128,7 @@ def test_of_equal_copies_the_first_has_the_name(home: Path) -> None:
 def test_different_models_of_one_name_go_by_their_paths(home: Path) -> None:
     paths = [ours("m.gguf", 8), write(home / ".lmstudio" / "models" / "m.gguf", 9)]
     assert [model.name for model in local_models()] == list(map(str, paths))
-    with pytest.raises(ModelError, match="no model of that name"):
+    with pytest.raises(ModelError, match="several models have that name"):
         find_model("m")
 
 
@@ -201,6 +201,18 @@ def test_the_models_of_the_package_are_asked_for() -> None:
             "https://huggingface.co/a/b/tree/main is an address; a model of the hub is named "
             "hf:a/b",
         ),
+        (
+            "https://hf.co/a/b",
+            "https://hf.co/a/b is an address; a model of the hub is named hf:a/b",
+        ),
+        ("a/b-GGUF", "a/b-GGUF: there is no such file; a model of the hub is named hf:a/b-GGUF"),
+        ("a/b:Q4_0", "a/b:Q4_0: there is no such file; a model of the hub is named hf:a/b:Q4_0"),
+        ("a/b.gguf", "a/b.gguf: there is no such file; give the path of a GGUF model"),
+        (
+            "What is new?",
+            "What is new?: no model has this name; to ask the embedded one: "
+            'run tiny "What is new?"',
+        ),
         ("\0", "\0: there is no such file, and no model of that name; `sssd-local models`"),
         ("", ": there is no such file, and no model of that name; `sssd-local models`"),
     ],
@@ -211,6 +223,16 @@ def test_an_unknown_name_is_an_error_with_the_nearest(name: str, message: str) -
     with pytest.raises(ModelError) as error:
         find_model(name)
     assert str(error.value).startswith(message)
+
+
+def test_a_name_of_several_models_is_told_with_their_paths() -> None:
+    paths = [ours("one/m.gguf"), ours("two/m.gguf")]
+    paths[1].write_bytes(paths[1].read_bytes() + b"more")
+    with pytest.raises(ModelError) as error:
+        find_model("M.gguf")
+    assert str(error.value) == (
+        f"M.gguf: several models have that name; give the path: {paths[0]} or {paths[1]}"
+    )
 
 
 def test_the_nearest_files_of_a_folder_are_offered(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_the_nearest_table_wins(tmp_path: Path) -> None:
     found = settings.for_model(str(at))
     assert found == {"seed": Setting(4, 'model."sub/m.gguf"'), "top_k": Setting(1, "defaults")}
     assert settings.for_model("/elsewhere/m.gguf")["seed"].value == 3
-    assert settings.for_model("m.bin")["seed"].value == 2
+    assert settings.for_model("m")["seed"].value == 2
     assert settings.for_model("x.gguf")["seed"].value == 1
     assert settings.for_model(None)["seed"].value == 1
 
@@ -138,6 +138,13 @@ def test_a_model_of_the_hub_has_the_table_of_its_name(tmp_path: Path) -> None:
     settings = load_settings(write(tmp_path / "c.toml", text), OPTIONS)
     assert settings.for_model("hf:a/b:Q4_0")["seed"].value == 4
     assert settings.for_model("hf:a/b:Q8_0") == {}
+
+
+@pytest.mark.parametrize("typed", ["m.Q4_K_M", "M.q4_k_m.gguf", "/x/m.Q4_K_M.GGUF"])
+def test_a_table_is_found_whatever_the_case_of_the_name(tmp_path: Path, typed: str) -> None:
+    text = '[model."m"]\nseed = 1\n[model."m.Q4_K_M"]\nseed = 2\n'
+    settings = load_settings(write(tmp_path / "c.toml", text), OPTIONS)
+    assert settings.for_model(typed) == {"seed": Setting(2, 'model."m.Q4_K_M"')}
 
 
 def test_a_model_s_table_replaces_what_would_conflict(tmp_path: Path) -> None:

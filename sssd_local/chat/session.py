@@ -144,7 +144,8 @@ class ChatSession:
             needed = count(len(starts) - 1)
             raise ContextFullError(
                 f"the last message needs {needed} tokens with its system message, there is room "
-                f"for {max(max_tokens, 0)}; shorten it or use a larger --ctx"
+                f"for {max(max_tokens, 0)}; shorten it, or use a larger --ctx if the "
+                "model was trained for one"
             )
         self.left_out += messages[num_system : starts[turn]]
         return [*system, *messages[starts[turn] :]], starts[turn] - num_system

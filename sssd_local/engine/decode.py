@@ -119,7 +119,7 @@ class Engine:
         if len(prompt) >= self.context.ctx:
             raise ContextFullError(
                 f"the prompt has {len(prompt)} tokens, the context holds {self.context.ctx} with "
-                "the answer; shorten it or use a larger --ctx"
+                "the answer; shorten it, or use a larger --ctx if the model was trained for one"
             )
         self._offset = len(prompt)
         self.reused_tokens = self.ledger.reuse(prompt)
