@@ -30,6 +30,10 @@ class Edit:
         task = f"Change {self.path}: {self.subject}. Answer with the whole new file."
         return f"{task}\n\n{self.old}" if kind == "shown" else task
 
+    def messages(self, kind: str) -> list[dict[str, str]]:
+        """The request as a chat."""
+        return [{"role": "user", "content": self.request(kind)}]
+
 
 def git(repo: Path, *words: str) -> str:
     """What a git command prints. Raises ConfigError where it fails."""
@@ -86,7 +90,7 @@ def write_traces(found: Sequence[Edit], path: Path) -> None:
             line = {
                 "id": f"{edit.commit[:10]}:{kind}",
                 "task": kind,
-                "messages": [{"role": "user", "content": edit.request(kind)}],
+                "messages": edit.messages(kind),
                 "output": edit.new,
             }
             lines.append(json.dumps(line, ensure_ascii=False))

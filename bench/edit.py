@@ -21,7 +21,7 @@ from bench.knowledge import CONTEXT_ALONE, Knowledge
 from bench.options import existing_file
 from bench.simulate import Replay
 from bench.tally import Tally
-from bench.traces import Tokenize, TokenTrace, vocabulary_tokenizer
+from bench.traces import Tokenize, TokenTrace, render_prompt, vocabulary_tokenizer
 from sssd_local.draft.calibrate import Calibration
 from sssd_local.draft.datastore import Segment
 from sssd_local.errors import ConfigError, SSSDError
@@ -87,7 +87,7 @@ def measure(
 
 
 def _trace(edit: Edit, kind: str, tokenize: Tokenize) -> TokenTrace:
-    prompt = tokenize(f"USER: {edit.request(kind)} ASSISTANT:", True)
+    prompt = tokenize(render_prompt(edit.messages(kind)), True)
     return TokenTrace(edit.commit[:10], kind, tuple(prompt), tuple(tokenize(edit.new, False)))
 
 
@@ -166,10 +166,8 @@ def command(
             if tree_out is not None:
                 write_tree(repo, f"{found[-1].commit}^", tree_out)
             click.echo(f"{len(found)} edits, each in two ways: {traces_out}")
-            return
-        assert vocab is not None
-        assert curve is not None
-        _simulate(found, repo, vocab, curve, json_file)
+        elif vocab is not None and curve is not None:
+            _simulate(found, repo, vocab, curve, json_file)
     except (SSSDError, OSError) as error:
         raise click.ClickException(str(error)) from error
 

@@ -68,14 +68,8 @@ def _any_token(draw: Draw) -> int:
 @cache
 def rare_tokens() -> tuple[int, ...]:
     """Ids of the ordinary tokens that a sample of the corpus has less than twice."""
-    texts = [
-        text
-        for index in range(NUM_COUNTED)
-        for turn in next(corpus.chat(-1, index)).turns
-        for text in turn
-    ]
     counts = np.zeros(tokenizer.NUM_TOKENS - len(tokenizer.SPECIAL), np.int64)
-    for ids in tokenizer.encode_batch(texts):
+    for ids in tokenizer.encode_batch(list(tokenizer.texts(NUM_COUNTED))):
         np.add.at(counts, ids, 1)
     return tuple(np.flatnonzero(counts < RARE_COUNT).tolist())
 

@@ -72,7 +72,7 @@ def train() -> Any:
         show_progress=False,
         initial_alphabet=sorted(library.pre_tokenizers.ByteLevel.alphabet()),
     )
-    learned.train_from_iterator(_texts(), trainer)
+    learned.train_from_iterator(texts(_NUM_EXAMPLES), trainer)
     model = json.loads(learned.to_str())["model"]
     merges = [(first, second) for first, second in model["merges"]]
     spaced = _spaced_words(set(model["vocab"]), NUM_TOKENS - len(SPECIAL) - len(_RUNS) - size)
@@ -147,8 +147,9 @@ def _library() -> Any:
     return import_module("tokenizers")
 
 
-def _texts() -> Iterator[str]:
-    for index in range(_NUM_EXAMPLES):
+def texts(count: int) -> Iterator[str]:
+    """Questions and answers of `count` examples of the corpus."""
+    for index in range(count):
         example = next(corpus.chat(-1, index))
         for question, answer in example.turns:
             yield question
@@ -159,7 +160,7 @@ def _spaced_words(known: set[str], count: int) -> list[str]:
     """The most frequent words that are one piece and no part of a name."""
     counts: Counter[str] = Counter()
     splitter = _library().pre_tokenizers.Sequence(_splits())
-    for text in _texts():
+    for text in texts(_NUM_EXAMPLES):
         counts.update(piece for piece, _ in splitter.pre_tokenize_str(text))
     never = {part for word in CODE_WORDS for part in word.split("_")}.union(*_COPIED)
     chosen: list[str] = []

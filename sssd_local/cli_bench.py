@@ -61,10 +61,10 @@ def bench(
     from sssd_local.llm import LLM
     from sssd_local.measure import Measurement, measure, read_prompts
 
-    path = named_model(model)
-    found = Measurement(read_prompts(prompts, path))
     if plot_file is not None:
         report.check_plot(plot_file)
+    path = named_model(model)
+    found = Measurement(read_prompts(prompts, path))
     stopped, status = False, StatusLine()
     with LLM(path, **options) as llm:
         try:

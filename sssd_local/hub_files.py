@@ -18,7 +18,8 @@ _NO_MODELS = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL | re.IGNORECASE)
 _QUANTISATION = re.compile(
-    r"(?<![A-Z0-9])(?:UD-)?(?:[IT]?Q\d(?:_(?:\d|K|M|NL|X*[SL]))+|MXFP4|NVFP4|BF16|FP?16|FP?32)(?![A-Z0-9])",
+    r"(?<![A-Z0-9])(?:UD-)?"
+    r"(?:[IT]?Q\d(?:_(?:\d|K|M|NL|X*[SL]))+|MXFP4|NVFP4|BF16|FP?16|FP?32)(?![A-Z0-9])",
     re.IGNORECASE,
 )
 
