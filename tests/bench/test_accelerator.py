@@ -36,7 +36,7 @@ def test_every_command_and_option_in_it_exists() -> None:
     text = SCRIPT.read_text("utf-8").replace("\\\n", " ")
     calls = re.findall(r'"\$PYTHON" -m (bench|sssd_local) (\w+)(.*)', text)
     assert [call[:2] for call in calls] == [
-        ("bench", "replay"), ("sssd_local", "probe"), ("sssd_local", "probe"), ("bench", "overhead")
+        ("bench", "replay"), ("sssd_local", "probe"), ("bench", "overhead")
     ]  # fmt: skip
     for program, name, rest in calls:
         group = PROGRAMS[program]
