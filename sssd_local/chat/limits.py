@@ -71,8 +71,9 @@ class Budget:
         """Looks at the clock at every call and, with `lines`, at every line of Python.
 
         Python drops a trace function that raises, and only prints what is raised while a generator
-        is thrown away. So the tracer is quiet once the clock has been heeded, and `charge` and
-        `tick`, which every loop of a template calls, look at the clock too.
+        or another object is thrown away. So the tracer is quiet once the clock has been heeded,
+        and `charge` and `tick`, which every loop of a template calls, look at the clock too, as
+        does the end: a limit that was hit is always raised.
         """
 
         def trace(frame: FrameType, event: str, argument: object) -> Any:
@@ -86,6 +87,7 @@ class Budget:
         sys.settrace(trace)
         try:
             yield self
+            self.check_time()
         finally:
             sys.settrace(before)
             _ACTIVE.reset(token)

@@ -84,8 +84,10 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         if len(source.encode("utf-8", "replace")) > MAX_SOURCE_BYTES:
             raise SecurityError(f"a template of more than {MAX_SOURCE_BYTES >> 20} MiB")
         tree = self.parse(source)
+        tick()
         _check_tree(tree)
         tree = _Bounding().visit(tree)
+        tick()
         tree.set_environment(self)
         code = self.compile(tree, filename="<chat template>")
         return Template.from_code(self, code, dict(self.globals))

@@ -86,6 +86,24 @@ def test_endless_calls_are_stopped_without_lines() -> None:
         call_forever()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_alarm_that_a_finaliser_swallows_is_raised_at_the_end() -> None:
+    ended: list[bool] = []
+
+    class Slow:
+        def __del__(self) -> None:
+            spin()
+
+    def end() -> None:
+        slow = Slow()
+        del slow
+        ended.append(True)
+
+    with pytest.raises(RenderLimitError), Budget(0.01, 100).enforced(lines=True):
+        end()
+    assert ended == [True]
+
+
 def test_an_endless_loop_is_stopped_in_another_thread() -> None:
     caught: list[str] = []
 
