@@ -52,8 +52,10 @@ class Account:
     # Below 1: the best of many sizes is in part the one whose odds happen to be too high.
     MOST_OPTIMISM = 0.95
     KEEP = 0.98
-    # In plain steps.
+    # In plain steps; or this many times what the dearest draft of late staked: a wide one that
+    # fails is no trend.
     ALLOWED_LOSS = 6.0
+    ALLOWED_STAKES = 2.0
     FIRST_REST = 16
     LONGEST_REST = 256
 
@@ -61,6 +63,7 @@ class Account:
         self._predicted = 0.0
         self._accepted = 0.0
         self._gain = 0.0
+        self._allowed = self.ALLOWED_LOSS
         self._resting = 0
         self._next_rest = self.FIRST_REST
 
@@ -75,6 +78,7 @@ class Account:
         self._predicted *= self.CARRIED
         self._accepted *= self.CARRIED
         self._gain = 0.0
+        self._allowed = self.ALLOWED_LOSS
         self._resting = 0
         self._next_rest = self.FIRST_REST
 
@@ -91,18 +95,33 @@ class Account:
         """Takes in plain steps of a rest."""
         self._resting = max(0, self._resting - num_steps)
 
-    def record(self, predicted: float, accepted: int, seconds: float, plain: float) -> None:
+    def record(
+        self,
+        predicted: float,
+        accepted: int,
+        seconds: float,
+        plain: float,
+        *,
+        staked: float = 0.0,
+    ) -> None:
         """Takes in a step: Σ probs of the tested nodes, how many were right, the step's seconds
-        with drafting, and the seconds of a plain step."""
+        with drafting, and the seconds of a plain step.
+
+        `staked`: the plain steps that a draft of this width was known to lose if all of it is
+        wrong.
+        """
         if self._resting:
             self._resting -= 1
             return
         self._predicted = self.KEEP * self._predicted + predicted
         self._accepted = self.KEEP * self._accepted + accepted
         # In plain steps; what was won early does not pay for losing on and on.
+        self._allowed = max(
+            self.ALLOWED_LOSS, self.KEEP * self._allowed, self.ALLOWED_STAKES * staked
+        )
         gain = self.KEEP * self._gain + (1 + accepted) - seconds / plain
-        self._gain = min(gain, self.ALLOWED_LOSS)
-        if self._gain < -self.ALLOWED_LOSS:
+        self._gain = min(gain, self._allowed)
+        if self._gain < -self._allowed:
             self._resting = self._next_rest
             self._next_rest = min(2 * self._next_rest, self.LONGEST_REST)
-            self._gain = -self.ALLOWED_LOSS / 2
+            self._gain = -self._allowed / 2

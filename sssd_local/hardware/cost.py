@@ -28,6 +28,10 @@ LEAST_ERROR = 0.01
 # How much of its known cost an extra token might have, for trying what does not seem to pay.
 HOPE = 0.6
 STALE_STEPS = 128
+# A width unseen for so long may cost again what the probe found.
+RECALL_STEPS = 256
+# Log of how much dearer a width may be kept than it was when the program started.
+MOST_DEARER = math.log(2)
 # A width that was never measured is known from its neighbours this well.
 UNMEASURED_ERROR = 0.15
 UNMEASURED_PRIOR = 0.5
@@ -92,11 +96,13 @@ class CostModel:
     def points(self) -> list[ProbePoint]:
         """What is known, to be kept: the probe's one-token time, the other widths as learned.
 
-        How fast the machine runs today is left out; it is learned anew within a few steps.
+        How fast the machine runs today is left out; it is learned anew within a few steps. So is
+        what got dearer beyond MOST_DEARER: that may have been today's, and would not be tried soon.
         """
         if not self.is_measured:
             return []
-        seconds = self._base * np.exp(self._state - self._state[0])
+        learned = np.minimum(self._state - self._state[0], MOST_DEARER)
+        seconds = self._base * np.exp(learned)
         return [
             ProbePoint(
                 context_length,
@@ -123,20 +129,26 @@ class CostModel:
     def hopeful(self, context_length: int) -> Float64Array:
         """Seconds a step might take at best, float64 [64]: what is worth a try now and then.
 
-        Widths seen lately as they are, others with extra tokens at HOPE of their known cost and no
-        dearer than wider ones; beyond the widest known, growing with the root of the width. inf
-        where width ÷ T is 1 or less as measured: no draft, however good, could pay there.
+        Widths seen lately as they are, others with extra tokens at HOPE of their known cost, after
+        RECALL_STEPS at no more than the probe's, and no dearer than wider ones; beyond the widest
+        known, growing with the root of the width. inf where width ÷ T is 1 or less as measured, and
+        as probed where that is recalled: no draft, however good, could pay there.
         """
         known = self.curve(context_length)
         plain, widest = known.item(0), max(self._widths)
         widths = np.arange(1, MAX_WIDTH + 1)
         hoped = np.minimum(self._known[self._below], self._known[self._above])
-        stale = self._num_seen - self._last_seen > STALE_STEPS
-        hoped = np.where(stale[widths - 1], plain + HOPE * (hoped - plain), hoped)
+        unseen = self._num_seen - self._last_seen
+        hoped = np.where(unseen > STALE_STEPS, plain + HOPE * (hoped - plain), hoped)
+        probed = self._base_at(context_length // CONTEXT_GRAIN)
+        probed = np.append(probed * (plain / probed[0]), math.inf)
+        probed = np.maximum(probed[self._below], probed[self._above])
+        recalled = np.where(unseen > RECALL_STEPS, probed, math.inf)
+        hoped = np.minimum(hoped, recalled)
         hoped[widest:] = hoped[widest - 1] * np.sqrt(widths[widest:] / widest)
         hoped = np.minimum.accumulate(hoped[::-1])[::-1]
         measured = np.isin(widths, self._widths)
-        hoped[measured & (known >= plain * widths)] = math.inf
+        hoped[measured & (np.minimum(known, recalled) >= plain * widths)] = math.inf
         hoped[0] = plain
         return hoped
 
@@ -173,7 +185,7 @@ class CostModel:
             if width == 1:
                 self._base[0, 0], self.is_measured, self._curve = seconds, True, None
             return
-        expected = self._expect(width, context_length)
+        expected = self.expected_curve(context_length).item(width - 1)
         surprise = math.log(seconds / expected)
         if surprise > math.log(STALL) and not self._is_news(width, surprise):
             return
@@ -189,11 +201,12 @@ class CostModel:
         self._last_seen[width - 1] = self._num_seen
         self._update(column, surprise)
 
-    def _expect(self, width: int, context_length: int) -> float:
-        seconds = self.seconds(width, context_length)
-        widest = max(self._widths)
-        # Wider than anything known: as many batches of the widest as it takes.
-        return seconds if width <= widest else self._expect(widest, context_length) * width / widest
+    def expected_curve(self, context_length: int) -> Float64Array:
+        """Seconds of a step for widths 1 to 64, float64 [64]; beyond the widest known as many
+        batches of that as it takes."""
+        known, widest = self.curve(context_length), max(self._widths)
+        beyond = known[widest - 1] / widest * np.arange(1, MAX_WIDTH + 1)
+        return np.where(np.isfinite(known), known, beyond)
 
     def _is_news(self, width: int, surprise: float) -> bool:
         """Counts a stalled step; True once so many came in a row, of this width or of any."""

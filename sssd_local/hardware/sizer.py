@@ -36,6 +36,10 @@ TRY_STEPS = 128
 GAP_STEPS = 96
 MAX_TRIES = 4
 RETRY_STEPS = 8
+# What tries may lose, in plain steps: a share of all steps, saved up to a limit.
+TRY_SHARE = 0.01
+FIRST_TRIED = 12.0
+MOST_TRIED = 64.0
 # A try this much cheaper than expected is repeated at once.
 CHEAPER = 0.85
 
@@ -72,6 +76,8 @@ class Sizer:
         self._since_try = 0
         self._tries = 0
         self._is_try = False
+        self._may_lose = FIRST_TRIED
+        self._context_length = 0
 
     def begin(self) -> None:
         """Starts an answer."""
@@ -120,6 +126,7 @@ class Sizer:
 
         Now and then what they might be at best, for widths that were not seen for long.
         """
+        self._context_length = context_length
         if self._is_try:
             return self.cost.hopeful(context_length)
         return self.cost.curve(context_length)
@@ -130,12 +137,14 @@ class Sizer:
         The first `num_chain` nodes are a chain (None: all). The gain must exceed the margin by as
         much as the chosen width's cost is uncertain.
         """
+        optimism = self._account.optimism
         if self.branch_seconds and num_chain is not None and num_chain < len(probs):
             costs = costs.copy()
             costs[num_chain + 1 :] += self.branch_seconds
-        optimism = self._account.optimism
         if self.save_seconds or self.load_seconds:
             costs = self._with_replay(optimism * probs, costs)
+        if self._is_try:
+            costs = self._with_limit(optimism * probs, costs)
         size = best_size(probs, costs, optimism=optimism)
         self._idle = 0 if size else self._idle + 1
         if size == 0 or self._is_try:
@@ -143,6 +152,15 @@ class Sizer:
         expected = 1.0 + optimism * float(probs[:size].sum())
         gain = expected * costs.item(0) / costs.item(size) - 1.0
         return size if gain > MARGIN + self.cost.relative_error(size + 1) / 2 else 0
+
+    def _with_limit(self, probs: Float32Array, costs: Float64Array) -> Float64Array:
+        """Costs without sizes that, as far as is known, lose more than a try may."""
+        size = min(len(probs), len(costs) - 1)
+        learned = self.cost.expected_curve(self._context_length)
+        lost = learned[1 : size + 1] / learned[0] - 1.0 - np.cumsum(probs[:size])
+        costs = costs.copy()
+        costs[1 : size + 1][lost > self._may_lose] = math.inf
+        return costs
 
     def _with_replay(self, probs: Float32Array, costs: Float64Array) -> Float64Array:
         """What chains cost with the expected costs of going back; those of no draft stay."""
@@ -170,6 +188,7 @@ class Sizer:
         `extra_seconds`: what going back took, beside `decode_seconds`.
         """
         width = len(probs) + 1
+        self._may_lose = min(MOST_TRIED, self._may_lose + TRY_SHARE)
         costs = self.cost.curve(context_length)
         plain, predicted = costs.item(0), costs.item(width - 1)
         self._step_seconds = plain
@@ -186,13 +205,24 @@ class Sizer:
             self.cost.observe(width, context_length, decode_seconds)
             if self._is_try:
                 self._after_try(decode_seconds / predicted)
+                lost = decode_seconds / plain - 1 - num_accepted
+                self._may_lose -= min(max(0.0, lost), self._may_lose)
         else:
             self._observe_plain(context_length, decode_seconds)
         if self.cost.is_measured and predicted < np.inf:
             bounded = min(max(decode_seconds, predicted / MAX_SURPRISE), predicted * MAX_SURPRISE)
             tokens = float(probs.sum()) if width > 1 else 0.0
+            if self._is_try:
+                # Tries have an account of their own.
+                bounded = min(bounded, (1 + num_accepted) * plain)
             bounded += extra_seconds
-            self._account.record(tokens, num_accepted, bounded + draft_seconds, plain)
+            self._account.record(
+                tokens,
+                num_accepted,
+                bounded + draft_seconds,
+                plain,
+                staked=0.0 if self._is_try else predicted / plain - 1.0,
+            )
             won = max(0.0, (1 + num_accepted) * plain - bounded) if width > 1 else 0.0
             self._debt = min(max(0.0, self._debt + draft_seconds - won), MOST_DEBT * plain)
 
@@ -202,6 +232,7 @@ class Sizer:
             self._account.rest(len(seconds))
         else:
             self._skipped += len(seconds) - 1
+        self._may_lose = min(MOST_TRIED, self._may_lose + TRY_SHARE * len(seconds))
         self._plain_times += seconds
         self._since_lesson += sum(seconds)
         self._teach_plain(context_length)

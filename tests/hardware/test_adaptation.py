@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.hardware.machines import whole_curve
-from tests.hardware.worlds import Change, Float64Array, World
+from tests.hardware.worlds import Change, Drafts, Float64Array, World, copies, drafts
 
 SEEDS = range(4)
 
@@ -95,6 +95,37 @@ def test_a_curve_thought_too_dear_is_found_out(seed: int) -> None:
     assert world.shortfall() > 0.35
     world.run(600)
     assert world.shortfall() < 0.2
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("drafts", [drafts, copies])
+@pytest.mark.parametrize("factor", [3.0, 6.0])
+def test_tokens_that_were_dear_for_a_while_are_tried_again(
+    name: str, drafts: Drafts, factor: float
+) -> None:
+    """Wide steps were held up; since they are no longer chosen, only tries can tell it is over."""
+    shortfalls = []
+    for seed in SEEDS:
+        world = World(shipped()[name], seed, drafts=drafts)
+        usual = world.curve
+        world.run(300)
+        world.change(dearer_tokens(factor))
+        world.run(200)
+        world.change(lambda curve, usual=usual: usual)
+        world.run(1200)
+        shortfalls.append(world.shortfall())
+    assert np.mean(shortfalls) <= 0.05
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_wide_drafts_that_fail_now_and_then_are_no_reason_to_rest(name: str) -> None:
+    """One of 64 tokens that fails at once may cost fifteen steps, and it was worth it."""
+    regrets = []
+    for seed in SEEDS:
+        world = World(shipped()[name], seed, drafts=copies)
+        world.run(1000)
+        regrets.append(world.regret())
+    assert np.mean(regrets) <= 0.03
 
 
 @pytest.mark.parametrize("seed", SEEDS)

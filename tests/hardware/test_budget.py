@@ -125,6 +125,20 @@ def test_paying_never_rests_and_does_not_excuse_a_long_loss() -> None:
     assert losing <= 2.5 * Account.ALLOWED_LOSS
 
 
+def test_one_wide_draft_that_fails_is_no_reason_to_rest_but_three_are() -> None:
+    account = Account()
+    account.record(20.0, 0, 15.0, PLAIN, staked=14.0)
+    assert account.allows()
+    account.record(20.0, 0, 15.0, PLAIN, staked=14.0)
+    assert account.allows()
+    account.record(20.0, 0, 15.0, PLAIN, staked=14.0)
+    assert not account.allows()
+    account.begin()
+    # The same loss, where such a draft was known to cost one step more.
+    account.record(20.0, 0, 15.0, PLAIN, staked=1.0)
+    assert not account.allows()
+
+
 def test_plain_steps_cost_nothing() -> None:
     account = Account()
     for _ in range(1000):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sssd_local.config import MAX_WIDTH
 from sssd_local.hardware.cost import (
+    RECALL_STEPS,
     STALLS_BELIEVED,
     UNMEASURED_ERROR,
     CostModel,
@@ -296,6 +297,42 @@ def test_kept_points_hold_what_was_learned_but_not_todays_speed() -> None:
         expected = model.seconds(width, CONTEXT) / model.seconds(1, CONTEXT)
         assert again.seconds(width, CONTEXT) / STEP == pytest.approx(expected)
     assert again.seconds(8, CONTEXT) == pytest.approx(SAW_TOOTH[8] * 1.5 * STEP, rel=0.06)
+
+
+def test_what_got_much_dearer_today_is_kept_at_twice_its_cost() -> None:
+    model = CostModel(saw_tooth_points())
+    machine = Machine(SAW_TOOTH, STEP, factor=lambda _, width: 2.9 if width == 16 else 1.0)
+    drive(model, machine, 400, {1: 0.5, 16: 0.5})
+    assert model.seconds(16, CONTEXT) > 2.5 * SAW_TOOTH[16] * STEP
+    kept = {point.width: point.seconds for point in model.points()}
+    assert kept[16] == pytest.approx(2 * SAW_TOOTH[16] * STEP)
+
+
+def test_a_dear_width_unseen_for_long_is_hoped_to_cost_what_the_probe_found() -> None:
+    model = CostModel(saw_tooth_points())
+    for _ in range(30):
+        model.observe(16, CONTEXT, 20 * STEP)
+        model.observe(1, CONTEXT, STEP)
+    assert model.seconds(16, CONTEXT) > 16 * STEP
+    assert model.hopeful(CONTEXT)[15] == math.inf
+    for _ in range(RECALL_STEPS + 1):
+        model.observe(1, CONTEXT, STEP)
+    hoped = model.hopeful(CONTEXT)
+    assert 3 * STEP < hoped[15] <= 1.02 * SAW_TOOTH[16] * STEP
+    assert (hoped[:20] <= hoped[1:21]).all()
+    # What two tokens cost is more than two steps: that was so from the first.
+    steep = CostModel([ProbePoint(0, 1, 1.0), ProbePoint(0, 2, 2.5), ProbePoint(0, 4, 3.0)])
+    for _ in range(RECALL_STEPS + 1):
+        steep.observe(1, 0, 1.0)
+    assert steep.hopeful(0)[1] == math.inf
+    assert steep.hopeful(0)[3] < 3.0
+
+
+def test_beyond_the_widest_known_batches_of_it_are_expected() -> None:
+    model = CostModel(saw_tooth_points()[:4])
+    expected = model.expected_curve(CONTEXT)
+    assert expected[:4] == pytest.approx(model.curve(CONTEXT)[:4])
+    assert expected[7] == pytest.approx(2 * model.seconds(4, CONTEXT))
 
 
 def test_probe_and_model_together_find_the_best_width() -> None:

@@ -13,11 +13,13 @@ from sssd_local.hardware.budget import MARGIN
 from sssd_local.hardware.cost import CostModel
 from sssd_local.hardware.probe import ProbePoint
 from sssd_local.hardware.sizer import (
+    FIRST_TRIED,
     IDLE_SHARE,
     IDLE_STEPS,
     MAX_SKIPPED,
     REST_SECONDS,
     RETRY_STEPS,
+    TRY_SHARE,
     TRY_STEPS,
     Sizer,
 )
@@ -205,6 +207,27 @@ def test_a_try_without_a_draft_is_repeated_some_steps_later() -> None:
     tries = [number for number, (_, hopeful) in enumerate(seen) if hopeful]
     assert tries[0] == TRY_STEPS
     assert {after - before for before, after in pairwise(tries)} == {RETRY_STEPS + 1}
+
+
+def test_tries_lose_no_more_than_their_share() -> None:
+    """Drafts of 15 sure tokens, which once cost 3 steps and now 40; shorter ones never pay."""
+    costs = [1.0, *(1.9 * size for size in range(1, 15)), 3.0]
+    sizer = Sizer(cost_model(*costs))
+    sure = np.full(15, 0.99, np.float32).cumprod()
+
+    def lost(now: float) -> float:
+        size = sizer.choose(sure, sizer.costs(0)) if sizer.allows() else 0
+        seconds = now if size == 15 else costs[size]
+        sizer.observe(sure[:size], size, 0, seconds, 0.0)
+        return seconds - 1 - size
+
+    for _ in range(200):
+        lost(40.0)
+    losses = [max(0.0, lost(40.0)) for _ in range(4000)]
+    assert 0 < sum(losses) <= FIRST_TRIED + TRY_SHARE * len(losses)
+    for _ in range(8000):
+        lost(3.0)
+    assert sizer.choose(sure, sizer.cost.curve(0)) == 15
 
 
 def test_dear_drafting_is_thinned_out_while_nothing_pays() -> None:

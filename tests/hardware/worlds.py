@@ -16,6 +16,7 @@ from tests.hardware.machines import Machine, whole_curve
 Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 Change = Callable[[Float64Array], Float64Array]
+Drafts = Callable[[int, int], list[Float32Array]]
 
 NOISE = 0.05
 STALLS = 0.02
@@ -34,6 +35,13 @@ def drafts(number: int, seed: int) -> list[Float32Array]:
         probs = np.cumprod(np.clip(each + random.normal(0, 0.05, 63), 0.02, 0.97))
         found.append(probs[probs > 0.02].astype(np.float32))
     return found
+
+
+def copies(number: int, seed: int) -> list[Float32Array]:
+    """Path probabilities of a text that mostly repeats an earlier one."""
+    random = np.random.default_rng(seed)
+    each = random.choice([0.9, 0.97, 0.985, 0.99], size=number)
+    return list(np.cumprod(np.repeat(each[:, None], 63, axis=1), axis=1, dtype=np.float32))
 
 
 def best_sizes(panel: list[Float32Array], curve: Float64Array) -> list[int]:
@@ -56,7 +64,13 @@ def rates(panel: list[Float32Array], sizes: list[int], curve: Float64Array) -> F
 class World:
     """A sizer at work on a machine whose curve may change between two steps."""
 
-    def __init__(self, points: dict[int, float], seed: int, step_seconds: float = 0.02) -> None:
+    def __init__(
+        self,
+        points: dict[int, float],
+        seed: int,
+        step_seconds: float = 0.02,
+        drafts: Drafts = drafts,
+    ) -> None:
         self.curve = np.array(whole_curve(points)) * step_seconds
         self._random = np.random.default_rng(seed)
         self._stream = iter(drafts(5000, seed))
