@@ -74,13 +74,17 @@ class Account:
         return min(self.MOST_OPTIMISM, max(self.LEAST_OPTIMISM, ratio))
 
     def begin(self) -> None:
-        """Starts an answer: what was learned of the odds counts half, the time starts anew."""
+        """Starts an answer: what was learned of the odds counts half, the time starts anew.
+
+        After an answer that ended in a rest the first one is as long as that would have been next.
+        """
         self._predicted *= self.CARRIED
         self._accepted *= self.CARRIED
         self._gain = 0.0
         self._allowed = self.ALLOWED_LOSS
+        if not self._resting:
+            self._next_rest = self.FIRST_REST
         self._resting = 0
-        self._next_rest = self.FIRST_REST
 
     def allows(self) -> bool:
         """Whether the next step may speculate."""
@@ -120,8 +124,9 @@ class Account:
             self.ALLOWED_LOSS, self.KEEP * self._allowed, self.ALLOWED_STAKES * staked
         )
         gain = self.KEEP * self._gain + (1 + accepted) - seconds / plain
-        self._gain = min(gain, self._allowed)
+        self._gain = min(gain, self.ALLOWED_LOSS)
         if self._gain < -self._allowed:
             self._resting = self._next_rest
             self._next_rest = min(2 * self._next_rest, self.LONGEST_REST)
-            self._gain = -self._allowed / 2
+            # What is left is as little as for narrow drafts: one more wide one that fails rests.
+            self._gain = self.ALLOWED_LOSS / 2 - self._allowed

@@ -101,14 +101,16 @@ class CostModel:
         """
         if not self.is_measured:
             return []
-        learned = np.minimum(self._state - self._state[0], MOST_DEARER)
-        seconds = self._base * np.exp(learned)
+        learned = self._state - self._state[0]
+        left_out = np.maximum(learned - MOST_DEARER, 0.0)
+        seconds = self._base * np.exp(learned - left_out)
+        error = {
+            width: max(LEAST_ERROR, self.relative_error(width), left_out.item(column))
+            for width, column in self._column_of.items()
+        }
         return [
             ProbePoint(
-                context_length,
-                width,
-                float(seconds[row, self._column_of[width]]),
-                max(LEAST_ERROR, self.relative_error(width)),
+                context_length, width, seconds.item(row, self._column_of[width]), error[width]
             )
             for row, context_length in enumerate(self._contexts)
             for width in sorted(self._widths)
@@ -138,7 +140,9 @@ class CostModel:
         plain, widest = known.item(0), max(self._widths)
         widths = np.arange(1, MAX_WIDTH + 1)
         hoped = np.minimum(self._known[self._below], self._known[self._above])
-        unseen = self._num_seen - self._last_seen
+        # Of an unmeasured width, since a neighbour was seen.
+        last = np.append(self._last_seen[np.array(self._widths) - 1], -RECALL_STEPS)
+        unseen = self._num_seen - np.maximum(last[self._below], last[self._above])
         hoped = np.where(unseen > STALE_STEPS, plain + HOPE * (hoped - plain), hoped)
         probed = self._base_at(context_length // CONTEXT_GRAIN)
         probed = np.append(probed * (plain / probed[0]), math.inf)
@@ -147,8 +151,9 @@ class CostModel:
         hoped = np.minimum(hoped, recalled)
         hoped[widest:] = hoped[widest - 1] * np.sqrt(widths[widest:] / widest)
         hoped = np.minimum.accumulate(hoped[::-1])[::-1]
-        measured = np.isin(widths, self._widths)
-        hoped[measured & (np.minimum(known, recalled) >= plain * widths)] = math.inf
+        hopeless = np.minimum(known, recalled) >= plain * widths
+        alike = np.append(hopeless[np.array(self._widths) - 1], False)
+        hoped[alike[self._below] & alike[self._above]] = math.inf
         hoped[0] = plain
         return hoped
 
@@ -185,7 +190,7 @@ class CostModel:
             if width == 1:
                 self._base[0, 0], self.is_measured, self._curve = seconds, True, None
             return
-        expected = self.expected_curve(context_length).item(width - 1)
+        expected = self.expected_seconds(width, context_length)
         surprise = math.log(seconds / expected)
         if surprise > math.log(STALL) and not self._is_news(width, surprise):
             return
@@ -200,6 +205,13 @@ class CostModel:
         self._num_seen += 1
         self._last_seen[width - 1] = self._num_seen
         self._update(column, surprise)
+
+    def expected_seconds(self, width: int, context_length: int) -> float:
+        """Seconds of a step of `width` tokens, never inf: as in `expected_curve`."""
+        seconds = self.seconds(width, context_length)
+        if seconds < math.inf:
+            return seconds
+        return self.expected_curve(context_length).item(width - 1)
 
     def expected_curve(self, context_length: int) -> Float64Array:
         """Seconds of a step for widths 1 to 64, float64 [64]; beyond the widest known as many

@@ -189,42 +189,46 @@ class Sizer:
         """
         width = len(probs) + 1
         self._may_lose = min(MOST_TRIED, self._may_lose + TRY_SHARE)
-        costs = self.cost.curve(context_length)
-        plain, predicted = costs.item(0), costs.item(width - 1)
+        plain = self.cost.seconds(1, context_length)
+        is_known = self.cost.is_measured and self.cost.seconds(width, context_length) < math.inf
+        predicted = self.cost.expected_seconds(width, context_length)
+        # Neither a stall nor a lucky step is what such a step takes.
+        bounded = min(max(decode_seconds, predicted / MAX_SURPRISE), predicted * MAX_SURPRISE)
         self._step_seconds = plain
-        if self._draft_seconds:
-            # A stall within a draft is not what drafting costs.
-            draft_seconds = min(draft_seconds, MAX_SURPRISE * self._draft_seconds)
-        if draft_seconds > 0:
-            before = self._draft_seconds or draft_seconds
-            self._draft_seconds = before + (draft_seconds - before) / 8
-        if width == 1 and self._is_try:
-            # There was no draft to try it on; looking at every step would cost more than it finds.
-            self._since_try = TRY_STEPS - RETRY_STEPS
+        draft_seconds = self._usual_draft(draft_seconds)
         if width > 1:
             self.cost.observe(width, context_length, decode_seconds)
             if self._is_try:
                 self._after_try(decode_seconds / predicted)
-                lost = decode_seconds / plain - 1 - num_accepted
+                lost = (bounded + extra_seconds) / plain - 1 - num_accepted
                 self._may_lose -= min(max(0.0, lost), self._may_lose)
-        else:
-            self._observe_plain(context_length, decode_seconds)
-        if self.cost.is_measured and predicted < np.inf:
-            bounded = min(max(decode_seconds, predicted / MAX_SURPRISE), predicted * MAX_SURPRISE)
-            tokens = float(probs.sum()) if width > 1 else 0.0
-            if self._is_try:
-                # Tries have an account of their own.
+                # Tries have that account of their own.
                 bounded = min(bounded, (1 + num_accepted) * plain)
-            bounded += extra_seconds
+        else:
+            if self._is_try:
+                # There was no draft to try it on; looking at every step would cost too much.
+                self._since_try = TRY_STEPS - RETRY_STEPS
+            self._observe_plain(context_length, decode_seconds)
+        if is_known:
+            seconds = bounded + extra_seconds
             self._account.record(
-                tokens,
+                float(probs.sum()),
                 num_accepted,
-                bounded + draft_seconds,
+                seconds + draft_seconds,
                 plain,
                 staked=0.0 if self._is_try else predicted / plain - 1.0,
             )
-            won = max(0.0, (1 + num_accepted) * plain - bounded) if width > 1 else 0.0
+            won = max(0.0, (1 + num_accepted) * plain - seconds) if width > 1 else 0.0
             self._debt = min(max(0.0, self._debt + draft_seconds - won), MOST_DEBT * plain)
+
+    def _usual_draft(self, seconds: float) -> float:
+        """Seconds of a draft without what a stall within it added; learns what is usual."""
+        if self._draft_seconds:
+            seconds = min(seconds, MAX_SURPRISE * self._draft_seconds)
+        if seconds > 0:
+            before = self._draft_seconds or seconds
+            self._draft_seconds = before + (seconds - before) / 8
+        return seconds
 
     def observe_rest(self, seconds: Sequence[float], context_length: int) -> None:
         """Takes in the seconds of `num_resting` plain steps, or fewer, that nobody was asked in."""

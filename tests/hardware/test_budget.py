@@ -139,6 +139,33 @@ def test_one_wide_draft_that_fails_is_no_reason_to_rest_but_three_are() -> None:
     assert not account.allows()
 
 
+def test_after_a_rest_one_wide_draft_that_fails_rests_again() -> None:
+    account = Account()
+    rests: list[int] = []
+    for _ in range(3):
+        failed = 0
+        while account.allows():
+            account.record(20.0, 0, 15.0, PLAIN, staked=14.0)
+            failed += 1
+        rests.append(failed)
+        while not account.allows():
+            account.record(0.0, 0, 1.0, PLAIN)
+    assert rests == [3, 1, 1]
+
+
+def test_an_answer_after_one_that_ended_in_a_rest_rests_as_long() -> None:
+    account = Account()
+    for expected in (16, 32, 64):
+        while account.allows():
+            account.record(1.0, 0, 2.5, PLAIN)
+        assert account.num_resting == expected
+        account.begin()
+    account.begin()
+    while account.allows():
+        account.record(1.0, 0, 2.5, PLAIN)
+    assert account.num_resting == 16
+
+
 def test_plain_steps_cost_nothing() -> None:
     account = Account()
     for _ in range(1000):

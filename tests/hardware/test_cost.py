@@ -306,6 +306,23 @@ def test_what_got_much_dearer_today_is_kept_at_twice_its_cost() -> None:
     assert model.seconds(16, CONTEXT) > 2.5 * SAW_TOOTH[16] * STEP
     kept = {point.width: point.seconds for point in model.points()}
     assert kept[16] == pytest.approx(2 * SAW_TOOTH[16] * STEP)
+    # That it is more is not forgotten: it is less sure than it was.
+    errors = {point.width: point.error for point in model.points()}
+    assert errors[16] > 0.2 > errors[8]
+
+
+def test_an_unmeasured_width_is_as_hopeless_as_its_neighbours() -> None:
+    points = [ProbePoint(0, 1, 1.0), ProbePoint(0, 8, 2.0), ProbePoint(0, 16, 3.0)]
+    model = CostModel(points)
+    for _ in range(60):
+        model.observe(1, 0, 1.0)
+        model.observe(8, 0, 15.0)
+        model.observe(16, 0, 40.0)
+    hoped = model.hopeful(0)
+    assert np.isinf(hoped[7:16]).all()
+    for _ in range(RECALL_STEPS + 1):
+        model.observe(1, 0, 1.0)
+    assert model.hopeful(0)[7:16] == pytest.approx([2.0] + [3.0] * 8, rel=0.1)
 
 
 def test_a_dear_width_unseen_for_long_is_hoped_to_cost_what_the_probe_found() -> None:
