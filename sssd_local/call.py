@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from sssd_local import overflow
-from sssd_local.config import GenerationConfig, SamplingConfig, split_options
+from sssd_local.config import GenerationConfig, ModelConfig, SamplingConfig, split_options
+from sssd_local.draft.tree import Int32Array
 from sssd_local.engine.output import StepResult
 from sssd_local.errors import BusyError, ConfigError
 from sssd_local.stats import Stats
@@ -142,3 +146,22 @@ class Turn:
         """Ends the call's turn, if it has it."""
         if self._holder.get("call") is call:
             del self._holder["call"]
+
+
+def checked_tokens(tokens: Sequence[int], num_vocab: int) -> Int32Array:
+    """Token ids as int32 [n]. Raises ConfigError for what is none of a vocabulary's."""
+    try:
+        ids = [operator.index(token) for token in tokens]
+    except TypeError:
+        raise ConfigError(
+            f"a text or a list of token ids is needed, got {type(tokens).__name__}"
+        ) from None
+    if any(not 0 <= token < num_vocab for token in ids):
+        raise ConfigError(f"token ids must be from 0 to {num_vocab - 1}")
+    return np.array(ids, np.int32)
+
+
+def check_options(model_options: Mapping[str, Any], answer_options: Mapping[str, Any]) -> None:
+    """Raises ConfigError for impossible or unknown options, before a model is loaded."""
+    split_options(model_options, ModelConfig)
+    split_options(answer_options, SamplingConfig, GenerationConfig, aliases=ALIASES)

@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-import errno
-import io
-import json
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sssd_local import __version__
+from sssd_local.cli_answer import Progress, check_text, print_answer, with_stdin
 from sssd_local.cli_bench import bench
 from sssd_local.cli_config import ConfiguredCommand, check_environment, config, config_option
 from sssd_local.cli_datastore import datastore
-from sssd_local.cli_guard import EXIT_USAGE, Program, discard_stdout, guarded
+from sssd_local.cli_guard import EXIT_USAGE, Program, guarded
 from sssd_local.cli_info import info
 from sssd_local.cli_memory import memory
 from sssd_local.cli_models import models, named_model
 from sssd_local.cli_options import read_text, run_options, split
 from sssd_local.cli_probe import probe
-from sssd_local.cli_status import StatusLine, is_terminal
-from sssd_local.errors import ConfigError, SSSDError
+from sssd_local.cli_status import is_terminal
+from sssd_local.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from sssd_local.chat.settings import ChatSettings
     from sssd_local.llm import LLM, Chunk
-    from sssd_local.stats import Stats
     from sssd_local.store.memory import Memory
-
-# Loading or reading a prompt that takes longer than this is reported on a terminal.
-QUIET_SECONDS = 1.0
 
 
 @click.group(
@@ -82,15 +75,15 @@ def run(
     for one, other in (("grammar", "json_schema"), ("json_schema", "grammar")):
         if _is_overruled(one, other):
             values[one] = None
-    text = _with_stdin(prompt)
+    text = with_stdin(prompt)
     if text is None:
         _check_chat(raw, values)
     elif values["go_on"]:
         raise click.UsageError("--continue goes on with a chat; leave out PROMPT")
     if system_file is not None:
         system = read_text(system_file, "system file")
-    _check_text("PROMPT", text or "")
-    _check_text("--system", system or "")
+    check_text("PROMPT", text or "")
+    check_text("--system", system or "")
     model_options, answer_options = split(values)
     from sssd_local import llm as api
 
@@ -99,7 +92,7 @@ def run(
     if stats != "none":
         _note_builtin(path)
     remembered = _memory(values, is_chat=text is None)
-    progress = _Progress()
+    progress = Progress()
     with api.LLM(path, progress=progress.load, memory=remembered, **model_options) as llm:
         progress.end()
         if text is None:
@@ -112,7 +105,7 @@ def run(
         if template_arguments and not raw:
             answer_options["template_arguments"] = dict(template_arguments)
         chunks = _stream(llm, text, raw, system, answer_options)
-        _print_answer(chunks, progress, stats, trim=not raw)
+        print_answer(chunks, progress, stats, trim=not raw)
         if llm.memory is not None:
             llm.memory.close()
             if llm.memory.problem:
@@ -198,7 +191,7 @@ def _chat(
     model_name: str,
     system: str | None,
     settings: ChatSettings,
-    progress: _Progress,
+    progress: Progress,
     values: dict[str, Any],
 ) -> None:
     from sssd_local.chat.repl import run_repl
@@ -223,122 +216,6 @@ def _stream(
         return llm.stream(text, **options)
     messages = [] if system is None else [{"role": "system", "content": system}]
     return llm.stream_chat([*messages, {"role": "user", "content": text}], **options)
-
-
-def _print_answer(
-    chunks: Iterator[Chunk], progress: _Progress, stats: str | None, *, trim: bool
-) -> None:
-    answer = _Answer(trim=trim)
-    final: Stats | None = None
-    try:
-        for chunk in chunks:
-            progress.end()
-            answer.write(chunk.text)
-            final = chunk.stats
-    finally:
-        progress.end()
-        answer.end_line()
-    if final is not None:
-        _print_stats(final, stats or ("line" if is_terminal(sys.stderr) else "none"))
-
-
-class _Answer:
-    """An answer on stdout."""
-
-    def __init__(self, *, trim: bool) -> None:
-        # Many templates leave it to the model to put a space before its answer.
-        self._trim = trim
-        self._line_is_open = False
-        if sys.stdout is None:
-            raise SSSDError("there is no output to write the answer to; stdout is closed")
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            # A console that lacks a character must not end the answer.
-            sys.stdout.reconfigure(errors="replace")
-
-    def write(self, text: str) -> None:
-        """Writes and flushes; raises SSSDError when stdout takes no more (a full disk)."""
-        text = text.lstrip() if self._trim else text
-        if not text:
-            return
-        # Known before writing, as Ctrl-C may end that in the middle.
-        self._trim, self._line_is_open = False, not text.endswith("\n")
-        try:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        except OSError as error:
-            # There is no line left to end.
-            self._line_is_open = False
-            if error.errno == errno.EPIPE:
-                raise
-            discard_stdout()
-            raise SSSDError(f"the answer cannot be written: {error.strerror or error}") from error
-
-    def end_line(self) -> None:
-        """Writes a newline if the text lacks one."""
-        if self._line_is_open:
-            self.write("\n")
-
-
-def _print_stats(stats: Stats, kind: str) -> None:
-    if kind == "none":
-        return
-    is_json = kind == "json"
-    text = json.dumps(stats.as_dict(), ensure_ascii=False) if is_json else stats.line()
-    # The answer is complete; a full disk behind stderr makes it no failure.
-    with suppress(OSError):
-        click.echo(text, err=True)
-
-
-def _check_text(what: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise SSSDError(
-            f"{what} is not UTF-8 text (character {error.start}); check the terminal's encoding"
-        ) from error
-
-
-def _with_stdin(prompt: str | None) -> str | None:
-    """The prompt with what was piped before it; None when there is neither."""
-    piped = _read_stdin()
-    if not piped.strip():
-        if prompt is not None and not prompt.strip():
-            raise click.UsageError("PROMPT is empty; give some text")
-        return prompt
-    return piped if prompt is None else f"{piped.rstrip()}\n\n{prompt}"
-
-
-def _read_stdin() -> str:
-    stdin = sys.stdin
-    if stdin is None or stdin.closed or stdin.isatty():
-        return ""
-    try:
-        data = stdin.buffer.read()
-    except (OSError, ValueError):
-        # A descriptor that was closed or cannot be read is no input.
-        return ""
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SSSDError(
-            f"stdin is not UTF-8 text (byte {error.start}); convert it first, or pass a file's text"
-        ) from error
-
-
-class _Progress(StatusLine):
-    """What an answer waits for."""
-
-    def __init__(self) -> None:
-        super().__init__(QUIET_SECONDS)
-
-    def load(self, fraction: float) -> None:
-        self.show(f"loading the model: {100 * fraction:.0f} %")
-
-    def prompt(self, done: int, total: int) -> None:
-        self.show(f"reading the prompt: {done} of {total} tokens")
-
-    def end(self) -> None:
-        self.wipe()
 
 
 main.command("models")(guarded(models))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import time
 import weakref
@@ -17,41 +16,34 @@ import numpy as np
 
 from sssd_local import overflow
 from sssd_local.call import (
-    ALIASES,
     Call,
     Chunk,
     Completion,
     Message,
     Turn,
+    check_options,
     checked_arguments,
     checked_messages,
+    checked_tokens,
     chunk_of,
     complete,
 )
 from sssd_local.chat.session import ChatSession
 from sssd_local.chat.template import ChatTemplate
-from sssd_local.config import GenerationConfig, ModelConfig, SamplingConfig, split_options
-from sssd_local.costs import Measured, as_measured, kept_threads, measured_costs
-from sssd_local.draft.calibrate import Calibration
-from sssd_local.draft.drafter import Drafter
+from sssd_local.config import ModelConfig, split_options
 from sssd_local.draft.tree import Int32Array
-from sssd_local.engine.ability import Speculation
 from sssd_local.engine.context import Context
 from sssd_local.engine.decode import Engine, Request, answer
-from sssd_local.engine.model import Model
 from sssd_local.engine.output import StepResult
 from sssd_local.engine.sampling import new_sampler
-from sssd_local.errors import BusyError, Cancelled, ConfigError, SSSDError
+from sssd_local.errors import BusyError, Cancelled, SSSDError
 from sssd_local.gguf_check import check_model_file
-from sssd_local.hardware.cost import CostModel
-from sssd_local.hardware.governor import ThreadGovernor
-from sssd_local.hardware.sizer import Sizer
-from sssd_local.hardware.threads import default_threads
+from sssd_local.loaded import Loaded
 from sssd_local.stats import Stats, Tally
 from sssd_local.store.datastores import open_datastores
 from sssd_local.store.memory import Memory, make_memory
 
-__all__ = ["LLM", "Chunk", "Completion", "Stats"]
+__all__ = ["LLM", "Chunk", "Completion", "Stats", "check_options"]
 
 
 class LLM:
@@ -78,20 +70,20 @@ class LLM:
         self._turn = Turn()
         self._latest: Call | None = None
         self._closed = False
-        self.config: ModelConfig = config
-        self.threads = config.threads or default_threads()
-        self.threads_batch = config.threads_batch or config.threads or default_threads()
         header = check_model_file(Path(path))
-        self._datastores = open_datastores(config.datastores, header)
+        datastores = open_datastores(config.datastores, header)
         self.memory = make_memory(memory)
-        self._memories = [] if self.memory is None else [self.memory.open(path, header)]
-        self._model = Model(path, config, progress, header=header)
-        self._context: Context | None = None
-        self._measured: Measured | None = None
+        memories = [] if self.memory is None else [self.memory.open(path, header)]
         try:
-            chosen = as_measured(self._model, config)
-            self._context = Context(self._model, chosen, self.threads, self.threads_batch)
-            self._engine = self._new_engine(self._context)
+            self._loaded = Loaded(Path(path), config, header, [*datastores, *memories], progress)
+        except BaseException:
+            if self.memory is not None:
+                self.memory.close()
+            raise
+        self._model, self._engine = self._loaded.model, self._loaded.engine
+        self.speculation = self._loaded.speculation
+        self.speculation_note = self._loaded.speculation_note
+        try:
             facts = self._model.facts
             source = config.chat_template or facts.chat_template
             self._template = ChatTemplate(source, bos=facts.bos, eos=facts.eos)
@@ -101,27 +93,20 @@ class LLM:
             self._free()
             raise
 
-    def _new_engine(self, context: Context) -> Engine:
-        ability = context.plan.ability
-        self.speculation: str = ability.speculation.value
-        can_draft = ability.speculation is not Speculation.NONE
-        width = self._width(self.config)
-        self.speculation_note = "" if can_draft else f"no speculation: {ability.reason}"
-        sources = [*self._datastores, *self._memories]
-        drafter = Drafter(Calibration(), sources=sources, max_leaves=context.num_sequences)
-        engine = Engine(self._model, context, drafter, Sizer(CostModel()), width)
-        if width is None:
-            self._measure(engine)
-        elif (kept := kept_threads(self._model, self.config, context.plan)) is not None:
-            self.threads, self.threads_batch = kept
-            context.set_threads(*kept)
-        return engine
+    @property
+    def config(self) -> ModelConfig:
+        """How the model was loaded, with speculation as it is set now."""
+        return self._loaded.config
 
-    def _width(self, config: ModelConfig) -> int | None:
-        """The engine's width: None sizes drafts by cost, 1 never drafts."""
-        if self.speculation == Speculation.NONE or config.speculation == "off":
-            return 1
-        return None if config.speculation == "auto" else int(config.speculation)
+    @property
+    def threads(self) -> int:
+        """Threads of a one-token step, as the user chose or measurement did."""
+        return self._loaded.threads
+
+    @property
+    def threads_batch(self) -> int:
+        """The same of a wider step."""
+        return self._loaded.threads_batch
 
     def _new_session(self) -> ChatSession:
         return ChatSession(
@@ -145,7 +130,7 @@ class LLM:
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of token ids, with U+FFFD for bytes that are no UTF-8."""
-        ids = self._checked_tokens(tokens).tolist()
+        ids = checked_tokens(tokens, self._model.facts.num_vocab).tolist()
         return b"".join(map(self._model.piece, ids)).decode("utf-8", "replace")
 
     def generate(self, prompt: str | Sequence[int], **options: Any) -> Completion:
@@ -191,7 +176,10 @@ class LLM:
         if call.generation.overflow == "drop-oldest":
             call.make_room = overflow.drop_turns(self._session, kept, ctx)
         elif call.generation.overflow == "shift":
-            call.make_room = overflow.shift(self._system_length(kept, tokens))
+            bos = int(self._model.facts.add_bos)
+            call.make_room = overflow.shift(
+                overflow.system_length(self._session, kept, tokens, bos)
+            )
         return self._start(tokens, call)
 
     def resume_chat(self, messages: Sequence[Message]) -> None:
@@ -224,55 +212,12 @@ class LLM:
         """
         config = replace(self.config, speculation=value)
         with self._exclusive():
-            width = self._width(config)
-            if width is None and self._measured is None:
-                self._measure(self._engine)
-            self._engine.width = width
-            self.config = config
-
-    def _measure(self, engine: Engine) -> None:
-        """Sizes drafts by what this machine needs from now on: kept costs and odds, or a probe."""
-        engine.ledger.clear()
-        try:
-            measured = measured_costs(
-                self._model, engine.context, self.config, self.threads, self.threads_batch
-            )
-        finally:
-            # Ctrl-C may have ended the measuring half-way.
-            engine.ledger.clear()
-        if measured.profile is not None:
-            self.threads, self.threads_batch = measured.threads
-        measured.teach(engine.drafter.calibration)
-        engine.use(measured.sizer(), ThreadGovernor(self.threads, self.threads_batch))
-        self._measured = measured
-
-    def _system_length(self, messages: list[dict[str, str]], tokens: Int32Array) -> int:
-        """How many first tokens of a conversation are its system message."""
-        if not messages or messages[0].get("role") != "system":
-            return int(self._model.facts.add_bos)
-        first = [messages[0], {"role": "user", "content": "\ufffd"}]
-        other = self._template.render(first, **self._template_arguments)
-        probe = np.array(self._session.tokenize(other), np.int32)
-        size = min(len(probe), len(tokens))
-        differs = np.flatnonzero(probe[:size] != tokens[:size])
-        return int(differs[0]) if len(differs) else size
+            self._loaded.set_speculation(config)
 
     def _prompt_tokens(self, prompt: str | Sequence[int]) -> Int32Array:
         if isinstance(prompt, str):
             return self._model.tokenize(prompt, add_special=True, parse_special=True)
-        return self._checked_tokens(prompt)
-
-    def _checked_tokens(self, tokens: Sequence[int]) -> Int32Array:
-        last = self._model.facts.num_vocab - 1
-        try:
-            ids = [operator.index(token) for token in tokens]
-        except TypeError:
-            raise ConfigError(
-                f"a text or a list of token ids is needed, got {type(tokens).__name__}"
-            ) from None
-        if any(not 0 <= token <= last for token in ids):
-            raise ConfigError(f"token ids must be from 0 to {last}")
-        return np.array(ids, np.int32)
+        return checked_tokens(prompt, self._model.facts.num_vocab)
 
     def _start(self, tokens: Int32Array, call: Call) -> Iterator[Chunk]:
         stream = self._run(tokens, call)
@@ -411,20 +356,12 @@ class LLM:
             if self.memory is not None:
                 self.memory.close()
         finally:
-            self._free_model()
-
-    def _free_model(self) -> None:
-        measured, self._measured = self._measured, None
-        if measured is not None:
-            measured.keep(self._engine.drafter.calibration)
-        if self._context is not None:
-            self._context.close()
-        self._model.close()
+            self._loaded.close()
 
     def _open_context(self) -> Context:
-        if self._closed or self._context is None:
+        if self._closed:
             raise SSSDError("this model is closed; load it again")
-        return self._context
+        return self._engine.context
 
     def __enter__(self) -> LLM:
         return self
@@ -436,9 +373,3 @@ class LLM:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def check_options(model_options: Mapping[str, Any], answer_options: Mapping[str, Any]) -> None:
-    """Raises ConfigError for impossible or unknown options, before a model is loaded."""
-    split_options(model_options, ModelConfig)
-    split_options(answer_options, SamplingConfig, GenerationConfig, aliases=ALIASES)

@@ -36,6 +36,22 @@ def shift(num_kept: int) -> MakeRoom:
     return make_room
 
 
+def system_length(
+    session: ChatSession, messages: Sequence[AnyMessage], tokens: Int32Array, otherwise: int
+) -> int:
+    """How many first tokens of a conversation (int32 [n]) are its system message.
+
+    `otherwise` where it has none.
+    """
+    if not messages or messages[0].get("role") != "system":
+        return otherwise
+    first = [dict(messages[0]), {"role": "user", "content": "\ufffd"}]
+    probe = np.array(session.tokenize(session.render(first)), np.int32)
+    size = min(len(probe), len(tokens))
+    differs = np.flatnonzero(probe[:size] != tokens[:size])
+    return int(differs[0]) if len(differs) else size
+
+
 def fit_turns(session: ChatSession, messages: Sequence[AnyMessage], ctx: int) -> list[AnyMessage]:
     """A conversation that fits into `ctx` tokens: all of it, or without its oldest turns.
 

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 
 import sssd_local.builtin
 import sssd_local.cli
+import sssd_local.cli_answer
 import sssd_local.cli_models
 import sssd_local.llm
 from sssd_local.chat.settings import ChatSettings
@@ -107,7 +108,7 @@ def embedded(
     (tmp_path / "data" / "tiny.gguf").write_bytes(b"GGUF")
     monkeypatch.setattr(sssd_local.builtin, "files", lambda _: tmp_path)
     monkeypatch.setattr(sssd_local.cli, "named_model", sssd_local.cli_models.named_model)
-    for module in (sssd_local.cli, sssd_local.cli_status):
+    for module in (sssd_local.cli, sssd_local.cli_answer, sssd_local.cli_status):
         monkeypatch.setattr(module, "is_terminal", lambda stream: True)
     return call
 
@@ -393,7 +394,7 @@ def test_impossible_options_are_usage_errors(
 def chats(fake: type[FakeLLM], monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What chats were started with."""
     started: list[dict[str, Any]] = []
-    for module in (sssd_local.cli, sssd_local.cli_status):
+    for module in (sssd_local.cli, sssd_local.cli_answer, sssd_local.cli_status):
         monkeypatch.setattr(module, "is_terminal", lambda stream: True)
     monkeypatch.setattr("sssd_local.chat.repl.run_repl", lambda llm, **how: started.append(how))
     return started
@@ -494,9 +495,9 @@ READING = "\r\x1b[Kreading the prompt: 1 of 2 tokens\r\x1b[K"
 def test_long_work_is_shown_on_a_terminal_and_wiped(
     fake: type[FakeLLM], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (sssd_local.cli, sssd_local.cli_status):
+    for module in (sssd_local.cli, sssd_local.cli_answer, sssd_local.cli_status):
         monkeypatch.setattr(module, "is_terminal", lambda stream: True)
-    monkeypatch.setattr(sssd_local.cli, "QUIET_SECONDS", -1.0)
+    monkeypatch.setattr(sssd_local.cli_answer, "QUIET_SECONDS", -1.0)
     # Escapes are kept, as click does for a terminal.
     result = CliRunner().invoke(main, ["run", "m.gguf", "hi"], color=True)
     assert result.stdout == "Hello there\n"
@@ -504,9 +505,9 @@ def test_long_work_is_shown_on_a_terminal_and_wiped(
 
 
 def test_quick_work_is_not_shown(fake: type[FakeLLM], monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (sssd_local.cli, sssd_local.cli_status):
+    for module in (sssd_local.cli, sssd_local.cli_answer, sssd_local.cli_status):
         monkeypatch.setattr(module, "is_terminal", lambda stream: True)
-    monkeypatch.setattr(sssd_local.cli, "QUIET_SECONDS", 1e9)
+    monkeypatch.setattr(sssd_local.cli_answer, "QUIET_SECONDS", 1e9)
     assert call("m.gguf", "hi").stderr == "0 tokens\n"
     assert call("m.gguf", "hi", "--stats", "none").stderr == ""
 
@@ -518,7 +519,7 @@ def test_ctrl_c_while_a_real_model_loads_or_reads(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sssd_local.cli._Progress, method, interrupt)
+    monkeypatch.setattr(sssd_local.cli_answer.Progress, method, interrupt)
     result = call(str(tiny_model()), "a", "--raw", "--ctx", "128", "--speculation", "off")
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "")
 

@@ -253,8 +253,8 @@ def test_the_next_load_uses_flash_attention_where_it_was_chosen(tiny_model: Tiny
         options: dict[str, Any] = {"ctx": 256, "kv_type": "f32"}
     with LLM(path, **options) as llm, llm.engine() as engine:
         assert engine.context.has_flash_attention
-        assert llm._measured is not None
-        assert llm._measured.profile == kept
+        assert llm._loaded.measured is not None
+        assert llm._loaded.measured.profile == kept
 
 
 def test_a_damaged_profile_is_noted_once_a_load(

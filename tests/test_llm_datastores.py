@@ -72,7 +72,7 @@ def test_settings_name_datastores(model: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_used_is_told_before_the_model_is_loaded(
     model: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sssd_local.llm.Model", None)
+    monkeypatch.setattr("sssd_local.loaded.Model", None)
     with pytest.raises(StoreError, match=r"there is no datastore none \(there are own\)"):
         LLM(model, datastores=["own", "none"])
     with pytest.raises(StoreError, match="datastore rebuild own --model MODEL` with it"):

@@ -111,6 +111,10 @@ class ChatSession:
                 counts.append(len(ids))
         self._known = _Spelled(b"".join(text), tuple(ids), tuple(ends), tuple(counts))
 
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """The prompt text of a conversation."""
+        return self._render(messages)
+
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a whole rendered conversation, with BOS exactly once if there is one."""
         written = bool(self._bos) and text.startswith(self._bos)

@@ -300,7 +300,7 @@ def test_a_datastore_of_the_same_tokenizer_is_drafted_from(folder: Path, tmp_pat
     method = method_factory("sssd+known")(Setup(model=model, ctx=512, threads=1))
     assert isinstance(method, SSSD)
     with closing(method):
-        assert [store.name for store in method._llm._datastores] == ["known"]
+        assert [source.name for source in method._llm._engine.drafter._sources] == ["known"]
 
 
 def test_the_command_can_be_given_again(folder: Path) -> None:
