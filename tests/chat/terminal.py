@@ -94,6 +94,8 @@ class Terminal:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 self.pid = 0
+                while self._fd >= 0 and self._read(0.05):
+                    pass
                 return os.waitstatus_to_exitcode(status)
             # Not every kernel reports the other side's end to a waiting select.
             if self._fd < 0 or not self._read(0.05):
