@@ -19,6 +19,7 @@ MODULES = {
     "record": "bench.record",
     "recycle": "bench.recycle",
     "agreement": "bench.agreement",
+    "bound": "bench.bound",
     "edit": "bench.edit",
     "overhead": "bench.overhead",
     "published": "bench.published",

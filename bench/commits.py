@@ -1,11 +1,18 @@
-"""A project's history as edits to write: a file before and after a commit, and the request."""
+"""A project's history as edits to write: a file before and after a commit, and the request.
+
+Or names replaced in a file: what a commit seldom does, and users often ask for.
+"""
 
 from __future__ import annotations
 
 import json
+import keyword
+import re
 import subprocess
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sssd_local.errors import ConfigError
@@ -13,17 +20,32 @@ from sssd_local.errors import ConfigError
 # The request shows the file as it was, or names it only.
 REQUESTS = ("shown", "named")
 SUFFIXES = (".py", ".md", ".toml")
+# Names that are replaced, and by what: the first that the file does not have.
+NUM_RENAMED = 2
+LEAST_USES = 4
+LEAST_CHARS = 1500
+NAME = re.compile(r"\b[a-z_]{4,}\b")
+NEW_NAMES = ("amount", "payload", "anchor", "ledger", "bundle", "outline", "marker", "digest_of")
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A file before and after one commit, and what that commit says of itself."""
+    """A file before and after one commit, and what that commit says of itself.
+
+    `base`: the revision before it, the commit's parent if empty.
+    """
 
     commit: str
     path: str
     subject: str
     old: str
     new: str
+    base: str = ""
+
+    @property
+    def before(self) -> str:
+        """The revision that has the old file."""
+        return self.base or f"{self.commit}^"
 
     def request(self, kind: str) -> str:
         """What a user would ask for."""
@@ -75,6 +97,36 @@ def _most_changed(repo: Path, commit: str) -> str | None:
     return max(sizes, key=sizes.__getitem__, default=None)
 
 
+def renames(repo: Path, revision: str, folder: str, count: int, max_chars: int) -> Iterator[Edit]:
+    """Python files of a folder, by path, with two of their most used names replaced."""
+    commit = git(repo, "rev-parse", revision).strip()
+    found = 0
+    for path in git(repo, "ls-tree", "-rz", "--name-only", commit, "--", folder).split("\0"):
+        if found == count or not path.endswith(".py"):
+            continue
+        old = git(repo, "show", f"{commit}:{path}")
+        pairs = _new_names(old) if LEAST_CHARS <= len(old) <= max_chars else {}
+        if len(pairs) < NUM_RENAMED:
+            continue
+        found += 1
+        pattern = re.compile(rf"\b({'|'.join(pairs)})\b")
+        new = pattern.sub(partial(_replaced, pairs), old)
+        subject = "rename " + " and ".join(f"{name} to {to}" for name, to in pairs.items())
+        yield Edit(commit, path, subject, old, new, base=commit)
+
+
+def _replaced(pairs: dict[str, str], name: re.Match[str]) -> str:
+    return pairs[name[0]]
+
+
+def _new_names(text: str) -> dict[str, str]:
+    """What replaces the names a file uses most; the first of all is often everywhere."""
+    uses = Counter(name for name in NAME.findall(text) if not keyword.iskeyword(name))
+    names = [name for name, number in uses.most_common() if number >= LEAST_USES]
+    free = [name for name in NEW_NAMES if name not in uses]
+    return dict(zip(names[1 : 1 + NUM_RENAMED], free, strict=False))
+
+
 def tree(repo: Path, commit: str) -> Iterator[tuple[str, str]]:
     """Paths and texts of a commit's source."""
     for path in git(repo, "ls-tree", "-r", "--name-only", "-z", commit).split("\0"):
@@ -88,7 +140,7 @@ def write_traces(found: Sequence[Edit], path: Path) -> None:
     for kind in REQUESTS:
         for edit in found:
             line = {
-                "id": f"{edit.commit[:10]}:{kind}",
+                "id": f"{edit.commit[:10]}:{edit.path}:{kind}",
                 "task": kind,
                 "messages": edit.messages(kind),
                 "output": edit.new,

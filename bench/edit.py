@@ -3,6 +3,7 @@
 Each edit is a commit of the project's own history that changed a file: the answer is the file as
 it was afterwards, the datastore all source of the tree before it. The request shows the whole file
 as it was (`shown`), so that the context knows most of the answer, or names it only (`named`).
+With `--rename` two names are replaced in files of a folder instead.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from bench.commits import REQUESTS, Edit, edits, tree, write_traces, write_tree
+from bench.commits import REQUESTS, Edit, edits, renames, tree, write_traces, write_tree
 from bench.curves import Float64Array, load_curve
 from bench.knowledge import CONTEXT_ALONE, Knowledge
 from bench.options import existing_file
@@ -63,7 +64,7 @@ def measure(
     """Replays every edit without and with the tree before it; odds learn on as for a user."""
     stores = []
     for edit in found:
-        texts = (text for _, text in tree(repo, f"{edit.commit}^"))
+        texts = (text for _, text in tree(repo, edit.before))
         stores.append(knowledge(texts, tokenize, num_vocab))
     rows = []
     for kind in REQUESTS:
@@ -128,6 +129,11 @@ def table(rows: Sequence[Row]) -> str:
     type=click.IntRange(1),
     help="Longest file, at four characters a token.",
 )
+@click.option(
+    "--rename",
+    metavar="FOLDER",
+    help="No commits: files of FOLDER with two of their names replaced.",
+)
 @click.option("--vocab", type=existing_file, help="GGUF whose tokenizer is used.")
 @click.option("--curve", help="A name from curves.json or a JSON file.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write rows here.")
@@ -146,6 +152,7 @@ def command(
     revision: str,
     count: int,
     max_tokens: int,
+    rename: str | None,
     vocab: Path | None,
     curve: str | None,
     json_file: Path | None,
@@ -158,13 +165,18 @@ def command(
     if traces_out is None and (vocab is None or curve is None):
         raise click.UsageError("give --vocab and --curve, or --traces-out")
     try:
-        found = list(edits(repo, revision, count, CHARS_PER_TOKEN * max_tokens))
+        max_chars = CHARS_PER_TOKEN * max_tokens
+        if rename is not None:
+            found = list(renames(repo, revision, rename, count, max_chars))
+        else:
+            found = list(edits(repo, revision, count, max_chars))
         if not found:
-            raise ConfigError(f"{repo} has no commit that changes a small Python file")
+            what = f"Python file in {rename}" if rename else "commit that changes a Python file,"
+            raise ConfigError(f"{repo} has no {what} of a fitting size")
         if traces_out is not None:
             write_traces(found, traces_out)
             if tree_out is not None:
-                write_tree(repo, f"{found[-1].commit}^", tree_out)
+                write_tree(repo, found[-1].before, tree_out)
             click.echo(f"{len(found)} edits, each in two ways: {traces_out}")
         elif vocab is not None and curve is not None:
             _simulate(found, repo, vocab, curve, json_file)

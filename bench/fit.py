@@ -5,14 +5,15 @@ are a multinomial logistic regression with the escape "none of the candidates" a
 log-likelihood is concave, and a few hundred steps of Adam on all positions reach its maximum.
 
 The context's weights are fitted first, to answers with nothing else known. Then they stay as they
-are, so that other sources change nothing where they are silent, and what these add is fitted one
-source at a time: earlier text to the answers of a file one after another, stores to each half of a
-file's answers with those of the other half stored, runner-ups to answers that have them.
+are, so that other evidence changes nothing where there is none, and what it adds is fitted one kind
+at a time: where an answer returns to the passage it copies, earlier text to the answers of a file
+one after another, stores to each half of a file's answers with those of the other half stored,
+runner-ups to answers that have them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,11 +23,13 @@ from numpy.typing import NDArray
 
 from bench.knowledge import CONTEXT_ALONE, Knowledge
 from bench.traces import TokenTrace, load_traces
-from sssd_local.draft.calibrate import ONLY_PRIOR, shipped_weights
+from sssd_local.draft.calibrate import ALONE_TABLES, ONLY_PRIOR, shipped_weights
 from sssd_local.draft.cells import (
+    ALIGNMENT_TABLES,
     CONTEXT_TABLES,
     FIRST_HELPER,
     HELPER_TABLES,
+    KEPT_TABLES,
     NUM_HELPERS,
     OFFSETS,
     TABLE_SIZES,
@@ -34,17 +37,27 @@ from sssd_local.draft.cells import (
 )
 from sssd_local.draft.drafter import Drafter
 from sssd_local.draft.expansion import Expansion
-from sssd_local.draft.tree import TokenSource
+from sssd_local.draft.tree import TokenSource, empty_tree
 from sssd_local.errors import SSSDError
 
 Float64Array = NDArray[np.float64]
 
 # The weights of evidence come first of all.
 NUM_FITTED = OFFSETS["trust"]
-# Two other sources at a time add to the context's.
-NUM_CELLS = 10
+# Two other sources at a time add to the context's, and all three ways of returning.
+NUM_CELLS = 16
 PRIORS_FILE = Path(__file__).parents[1] / "sssd_local" / "draft" / "priors.py"
 DECIMALS = 100
+# What is fitted, in this order: the tables of the context, or the part of another source.
+TABLES = {"context": CONTEXT_TABLES, "return": ALIGNMENT_TABLES}
+HELPERS = {
+    kind.label: kind for kind in (TokenSource.EARLIER, TokenSource.DATASTORE, TokenSource.RECYCLE)
+}
+STAGES = (*TABLES, *HELPERS)
+# A node that no draft has: the root's candidates are still to be learned from.
+_ASIDE = -2
+# So many tokens after a return are looked at.
+MAX_RETURNED = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +96,12 @@ def collect(traces: Sequence[TokenTrace], knowledge: Knowledge = CONTEXT_ALONE) 
                 run = _run(drafter, found, best)
                 if run is not None:
                     label(run, token)
+                for run, following in _returned(drafter, found, trace.answer[position:]):
+                    label(run, following)
             ups = (
                 trace.runner_ups[position : position + 1] if trace.runner_ups is not None else None
             )
-            drafter.observe(drafter.draft(_FLAT, 0, 0), [], [token], ups)
+            drafter.observe(empty_tree(), [], [token], ups)
     return Labels(
         np.array(rows, np.int32).reshape(-1, NUM_CELLS),
         np.array(right, np.float64),
@@ -109,7 +124,23 @@ def _run(drafter: Drafter, found: Expansion, index: int) -> Expansion | None:
     if text is drafter.context.tokens and position >= len(drafter.context):
         return None
     kind = found.sources[index] if text is not drafter.context.tokens else TokenSource.PROMPT
-    return drafter.expand_run(-1, text, kind, position, found.sizes[index], 0)
+    return drafter.expand_run(_ASIDE, text, kind, position, found.sizes[index], 0)
+
+
+def _returned(
+    drafter: Drafter, found: Expansion, answer: Sequence[int]
+) -> Iterator[tuple[Expansion, int]]:
+    """What is copied on after a return that came true, up to the first wrong token."""
+    for token, size, text, kind in zip(
+        found.tokens, found.sizes, found.texts, found.sources, strict=True
+    ):
+        if size >= 0 or token != answer[0] or not isinstance(text, list):
+            continue
+        for index in range(1, min(len(text), len(answer), MAX_RETURNED)):
+            run = drafter.expand_run(_ASIDE, text, kind, index, size - index, text[index - 1])
+            yield run, answer[index]
+            if text[index] != answer[index]:
+                break
 
 
 def join(parts: Sequence[Labels]) -> Labels:
@@ -174,17 +205,15 @@ def fit(
 def blank() -> Float64Array:
     """The weights before any fit: only what is assumed of sources nothing is known of."""
     weights = np.array(shipped_weights()[:NUM_FITTED])
-    for name in (*CONTEXT_TABLES, *HELPER_TABLES):
-        if name != "only":
-            weights[_part(name)] = 0.0
-    weights[_part("only")] = ONLY_PRIOR
+    for name in KEPT_TABLES:
+        weights[_part(name)] = ONLY_PRIOR if name in ALONE_TABLES else 0.0
     return weights
 
 
-def context_weights() -> NDArray[np.bool_]:
-    """Which weights judge the context, bool [NUM_FITTED]."""
+def table_weights(names: Sequence[str]) -> NDArray[np.bool_]:
+    """Which weights are in these tables, bool [NUM_FITTED]."""
     free = np.zeros(NUM_FITTED, np.bool_)
-    for name in CONTEXT_TABLES:
+    for name in names:
         free[_part(name)] = True
     return free
 
@@ -203,8 +232,13 @@ def _part(name: str) -> slice:
     return slice(OFFSETS[name], OFFSETS[name] + TABLE_SIZES[name])
 
 
-def collect_for(kind: TokenSource, traces: Sequence[TokenTrace]) -> list[Labels]:
-    """Labels of a file's answers with what another source can know of them; [] if nothing."""
+def collect_for(kind: TokenSource | None, traces: Sequence[TokenTrace]) -> list[Labels]:
+    """Labels of a file's answers with what another source can know of them; [] if nothing.
+
+    None: with nothing else known.
+    """
+    if kind is None:
+        return [collect(traces, Knowledge(recycle=False))]
     if kind is TokenSource.RECYCLE:
         known = [trace for trace in traces if trace.runner_ups is not None]
         return [collect(known, Knowledge(keep=keep)) for keep in (False, True)] if known else []
@@ -219,19 +253,12 @@ def collect_for(kind: TokenSource, traces: Sequence[TokenTrace]) -> list[Labels]
 
 
 def fit_stage(
-    kind: TokenSource | None, files: dict[str, list[TokenTrace]], start: Float64Array
+    stage: str, free: NDArray[np.bool_], found: dict[str, list[Labels]], start: Float64Array
 ) -> Float64Array:
-    """The weights after fitting those of the context (None) or of another source.
+    """The weights after fitting the `free` ones to the labels found in each file.
 
     Tells the loss of each file before, under weights fitted to all others, and to all.
     """
-    free = context_weights() if kind is None else helper_weights(kind)
-    found = {
-        name: [collect(traces, Knowledge(recycle=False))]
-        if kind is None
-        else collect_for(kind, traces)
-        for name, traces in files.items()
-    }
     names = [name for name, labels in found.items() if labels]
     if not names:
         return start
@@ -245,7 +272,7 @@ def fit_stage(
             loss(part, weights)[0] / part.weight.sum() for weights in (start, others, everything)
         ]
         click.echo(
-            f"{kind.label if kind else 'context'}, {name}: {len(part.starts)} positions, nats each "
+            f"{stage}, {name}: {len(part.starts)} positions, nats each "
             f"{each[0]:.4f} before, {each[1]:.4f} fitted without it, {each[2]:.4f} with it"
         )
     return everything
@@ -254,8 +281,7 @@ def fit_stage(
 def tables(weights: Float64Array) -> dict[str, list[int]]:
     """The fitted weights by table, in hundredths, as they are shipped."""
     return {
-        name: np.rint(weights[_part(name)] * DECIMALS).astype(int).tolist()
-        for name in (*CONTEXT_TABLES, *HELPER_TABLES)
+        name: np.rint(weights[_part(name)] * DECIMALS).astype(int).tolist() for name in KEPT_TABLES
     }
 
 
@@ -276,12 +302,40 @@ def write_priors(weights: Float64Array, path: Path) -> None:
     path.write_text("\n".join([*lines, "}", ""]), encoding="utf-8")
 
 
+def fit_stages(
+    stages: Sequence[str],
+    texts: dict[str, list[TokenTrace]],
+    recorded: dict[str, list[TokenTrace]],
+) -> Float64Array:
+    """The shipped weights, with those of the stages fitted anew, in the order of STAGES."""
+    weights = np.array(shipped_weights()[:NUM_FITTED])
+    for stage in STAGES:
+        if stage not in stages:
+            continue
+        kind = HELPERS.get(stage)
+        free = helper_weights(kind) if kind is not None else table_weights(TABLES[stage])
+        group = recorded if kind is TokenSource.RECYCLE else texts
+        found = {name: collect_for(kind, traces) for name, traces in group.items()}
+        weights[free] = blank()[free]
+        weights = fit_stage(stage, free, found, weights)
+        if kind is TokenSource.DATASTORE:
+            # What users wrote and what they stored are told apart by what is learned, not at first.
+            weights[helper_weights(TokenSource.MEMORY)] = weights[free]
+    return weights
+
+
 @click.command("fit")
 @click.argument("files", nargs=-1, required=True)
 @click.option("--output", type=click.Path(path_type=Path), default=PRIORS_FILE)
-@click.option("--keep-context", is_flag=True, help="Leave the context's shipped weights.")
+@click.option(
+    "--stage",
+    "stages",
+    type=click.Choice(STAGES),
+    multiple=True,
+    help="Fit only this; what others fit stays as it is shipped. Repeatable.",
+)
 @click.option("--dry-run", is_flag=True, help="Report the losses, write nothing.")
-def command(files: tuple[str, ...], output: Path, keep_context: bool, dry_run: bool) -> None:
+def command(files: tuple[str, ...], output: Path, stages: tuple[str, ...], dry_run: bool) -> None:
     """Fit the shipped weights to FILES: TRACES.jsonl=VOCAB.gguf or, with runner-ups, ANSWERS.npz.
 
     Runner-ups are fitted to the answers that have them, all else to those that have none. Reports
@@ -294,22 +348,11 @@ def command(files: tuple[str, ...], output: Path, keep_context: bool, dry_run: b
             name, _, vocab = item.partition("=")
             group = recorded if name.endswith(".npz") else texts
             group[Path(name).stem] = load_traces([Path(name)], Path(vocab) if vocab else None)
-        weights = np.array(shipped_weights()[:NUM_FITTED]) if keep_context else blank()
-        weights[~context_weights()] = blank()[~context_weights()]
-        if not keep_context:
-            weights = fit_stage(None, texts, weights)
-        for kind in (TokenSource.EARLIER, TokenSource.DATASTORE):
-            weights = fit_stage(kind, texts, weights)
-        # What users wrote and what they stored are told apart by what is learned, not at first.
-        weights[helper_weights(TokenSource.MEMORY)] = weights[helper_weights(TokenSource.DATASTORE)]
-        weights = fit_stage(TokenSource.RECYCLE, recorded, weights)
+        weights = fit_stages(stages or STAGES, texts, recorded)
         if not dry_run:
             write_priors(weights, output)
     except (SSSDError, OSError) as error:
         raise click.ClickException(str(error)) from error
-
-
-_FLAT = np.ones(2)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ from sssd_local.hardware.budget import Account, best_size
 MAX_NODES = 63
 LIMIT_NODES = 64
 # A first token dearer than any other, so that no node is too unlikely to be looked at.
-_UNCUT = np.ones(LIMIT_NODES + 1)
-_UNCUT[0] = 2.0
+UNCUT = np.ones(LIMIT_NODES + 1)
+UNCUT[0] = 2.0
 
 
 class Replay:
@@ -45,7 +45,7 @@ class Replay:
         if not self.knowledge.keep:
             self.drafter.reset()
         self.drafter.sync(np.array(trace.prompt, np.int32))
-        self._observe(trace, self.drafter.draft(self.costs, 0, 0), [], 0, trace.answer[:1])
+        self.observe(trace, self.drafter.draft(self.costs, 0, 0), [], 0, trace.answer[:1])
         self.account.begin()
 
     def run(self, trace: TokenTrace) -> Tally:
@@ -64,10 +64,11 @@ class Replay:
             path = path[: len(accepted) - 1]
             self._label(tally, tree, path, answer[position])
             observing = time.perf_counter()
-            self._observe(trace, tree, path, position, accepted)
+            self.observe(trace, tree, path, position, accepted)
             cost = float(self.costs[len(tree)])
-            predicted = float(tree.probs.sum())
-            self.account.record(predicted, len(path), cost, float(self.costs[0]))
+            plain, predicted = float(self.costs[0]), float(tree.probs.sum())
+            staked = cost / plain - 1
+            self.account.record(predicted, len(path), cost, plain, staked=staked)
             tally.draft_us.append((drafted - started + time.perf_counter() - observing) * 1e6)
             tally.cost += cost
             tally.steps += 1
@@ -77,7 +78,7 @@ class Replay:
         tally.tokens = max(0, len(answer) - 1)
         return tally
 
-    def _observe(
+    def observe(
         self,
         trace: TokenTrace,
         tree: DraftTree,
@@ -85,7 +86,9 @@ class Replay:
         position: int,
         accepted: Sequence[int],
     ) -> None:
-        rows = trace.runner_ups if self.knowledge.recycle else None
+        """Has the drafter learn from a step whose tokens begin at a position of the answer."""
+        wanted = self.knowledge.recycle and self.drafter.wants_runner_ups
+        rows = trace.runner_ups if wanted else None
         if rows is not None:
             rows = rows[position : position + len(accepted)]
         if accepted:
@@ -104,10 +107,10 @@ class Replay:
         tally, position, answer = Tally(), 1, trace.answer
         self.begin(trace)
         while position < len(answer):
-            tree = self.drafter.draft(_UNCUT, num_nodes, len(answer) - position)
+            tree = self.drafter.draft(UNCUT, num_nodes, len(answer) - position)
             path = right_path(tree, answer, position)
             accepted = answer[position : position + len(path) + 1]
-            self._observe(trace, tree, path[: len(accepted) - 1], position, accepted)
+            self.observe(trace, tree, path[: len(accepted) - 1], position, accepted)
             tally.steps += 1
             tally.tested += len(tree)
             tally.accepted += len(accepted) - 1
@@ -122,9 +125,9 @@ class Replay:
         longest = [0] * len(answer)
         self.begin(trace)
         for position in range(1, len(answer)):
-            tree = self.drafter.draft(_UNCUT, LIMIT_NODES, len(answer) - position)
+            tree = self.drafter.draft(UNCUT, LIMIT_NODES, len(answer) - position)
             longest[position] = len(right_path(tree, answer, position))
-            self._observe(trace, tree, [], position, answer[position : position + 1])
+            self.observe(trace, tree, [], position, answer[position : position + 1])
         return least_cost(longest[1:], self.costs)
 
 

@@ -26,10 +26,11 @@ _TRUST, _LAST, _ANSWER = OFFSETS["trust"], OFFSETS["last"], OFFSETS["answer"]
 MAX_SCORE = 20.0
 # Log-odds of what the context does not name, before any is learned.
 ONLY_PRIOR = -2.0
+ALONE_TABLES = ("return", "rewrite", "only")
 # Odds are learned apart for temperature 0 and for those up to each of these and above the last.
 BAND_ENDS = (0.0, 0.5, 1.0)
 NUM_BANDS = len(BAND_ENDS) + 1
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 
 def band_of(temperature: float) -> int:
@@ -114,7 +115,8 @@ class Calibration:
 def shipped_weights() -> list[float]:
     """The weights before anything is learned."""
     weights = [0.0] * NUM_WEIGHTS
-    weights[_part("only")] = [ONLY_PRIOR] * TABLE_SIZES["only"]
+    for name in ALONE_TABLES:
+        weights[_part(name)] = [ONLY_PRIOR] * TABLE_SIZES[name]
     for name, values in priors.WEIGHTS.items():
         weights[_part(name)] = [value / 100 for value in values]
     return weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sssd_local.draft.alignment import Return
 from sssd_local.draft.context import MAX_GAP, MAX_MATCH, ORDERS, Follower, Followers
 from sssd_local.draft.source import Named
 from sssd_local.draft.tree import TokenSource
@@ -26,6 +27,9 @@ LOOSE_COUNT_BIN = _bins((2, 3, 5, 9), MAX_COUNT + 1)
 LOOSE_OTHERS_BIN = _bins((1, 2, 3, 5, 9, 17), MAX_COUNT + 1)
 NUM_TOKENS_BIN = _bins((2, 3, 4, 6, 9), MAX_COUNT + 1)
 RANK_BIN = _bins((1, 2, 3, 5, 8), MAX_COUNT + 1)
+WRITTEN_BIN = _bins((2, 3, 5), MAX_COUNT + 1)
+RUN_BIN = _bins((8, 16), MAX_MATCH + 1)
+TIMES_BIN = _bins((1, 2, 4), MAX_COUNT + 1)
 MAX_AGE = 2048
 AGE_BIN = _bins((8, 16, 32, 64, 128, 256, 512, 1024, MAX_AGE), MAX_AGE + 1)
 HASHED = 4096
@@ -42,6 +46,12 @@ TABLE_SIZES = {
     "rival": 9 * 10,
     "age": 10,
     "run": 9,
+    "return": 3 * 4 * 2 * 3,
+    "return_also": 3 * 4 * 2 * 3,
+    "return_run": 9,
+    "rewrite": 4 * 4,
+    "rewrite_match": 10,
+    "replaced": 4 * 4,
     "only": NUM_HELPERS * 9 * 5 * 7,
     "only_rank": NUM_HELPERS * 6 * 10,
     "only_rival": NUM_HELPERS * 9 * 10,
@@ -53,13 +63,14 @@ TABLE_SIZES = {
     "last": HASHED,
     "token": HASHED,
     "pair": HASHED,
-    "answer": len(ORDERS),
+    "answer": len(ORDERS) + 2,
 }
 # Tables a context candidate selects from before those of tokens.
 NUM_EVIDENCE = 6
 CONTEXT_TABLES = ("agreement", "gap", "rank", "loose", "rival", "age", "run")
+ALIGNMENT_TABLES = ("return", "return_also", "return_run", "rewrite", "rewrite_match", "replaced")
 HELPER_TABLES = ("only", "only_rank", "only_rival", "also", "also_match", "against", "copy")
-KEPT_TABLES = (*CONTEXT_TABLES, *HELPER_TABLES)
+KEPT_TABLES = (*CONTEXT_TABLES, *ALIGNMENT_TABLES, *HELPER_TABLES)
 OFFSETS: dict[str, int] = {}
 NUM_WEIGHTS = 0
 for _name, _size in TABLE_SIZES.items():
@@ -67,12 +78,16 @@ for _name, _size in TABLE_SIZES.items():
     NUM_WEIGHTS += _size
 
 _AGREEMENT, _GAP, _RANK, _LOOSE, _RIVAL, _AGE, _RUN = (OFFSETS[name] for name in CONTEXT_TABLES)
+_RETURN, _RETURN_ALSO, _RETURN_RUN, _REWRITE, _REWRITE_MATCH, _REPLACED = (
+    OFFSETS[name] for name in ALIGNMENT_TABLES
+)
 _ONLY, _ONLY_RANK, _ONLY_RIVAL, _ALSO, _ALSO_MATCH, _AGAINST, _COPY = (
     OFFSETS[name] for name in HELPER_TABLES
 )
 _TRUST, _LAST, _TOKEN, _PAIR, _ANSWER = (
     OFFSETS[name] for name in ("trust", "last", "token", "pair", "answer")
 )
+_ANSWER_RETURN, _ANSWER_REWRITE = _ANSWER + len(ORDERS), _ANSWER + len(ORDERS) + 1
 
 
 def _two_longest(items: Sequence[Follower]) -> tuple[int, int]:
@@ -121,16 +136,62 @@ def context_cells(followers: Followers, last_token: int) -> list[Cells]:
 
 
 def run_cells(kind: int, size: int, last_token: int, token: int) -> Cells:
-    """The cells of the next token of a long copy, `size` tokens of which agree so far."""
+    """The cells of the next token of a long copy, `size` tokens of which agree so far.
+
+    Below zero: so many after a return to a passage that is itself a guess.
+    """
     level = len(ORDERS) - 1
     helper = kind - FIRST_HELPER
-    first = _RUN if helper < 0 else _COPY + 9 * helper
+    first = _RETURN_RUN if size < 0 else _RUN if helper < 0 else _COPY + 9 * helper
     return (
-        first + MATCH_BIN[size],
+        first + MATCH_BIN[abs(size)],
         _LAST + (4 * last_token + level) % HASHED,
         _TOKEN + (4 * token + level) % HASHED,
         _PAIR + (31 * last_token + token) % HASHED,
-        _ANSWER + level,
+        _ANSWER_RETURN if size < 0 else _ANSWER + level,
+    )
+
+
+def return_cells(found: Return, last_token: int, token: int) -> Cells:
+    """The cells of a candidate that only the return to a passage names."""
+    return (_RETURN + _return_bin(found), *_token_cells(last_token, token), _ANSWER_RETURN)
+
+
+def return_also_cells(found: Return) -> Cells:
+    """The cell added to a candidate that the return to a passage names too."""
+    return (_RETURN_ALSO + _return_bin(found),)
+
+
+def _return_bin(found: Return) -> int:
+    written = WRITTEN_BIN[min(found.num_written, MAX_COUNT)]
+    seen = 2 * (4 * found.kind + written) + found.is_seen
+    return 3 * seen + RUN_BIN[min(found.run, MAX_MATCH)]
+
+
+def rewrite_cells(hits: int, misses: int, size: int, last_token: int, token: int) -> Cells:
+    """The cells of what stands for the next token of a passage that matches over `size` tokens."""
+    return (
+        _REWRITE + _times(hits, misses),
+        _REWRITE_MATCH + ANY_MATCH_BIN[size],
+        *_token_cells(last_token, token),
+        _ANSWER_REWRITE,
+    )
+
+
+def replaced_cells(hits: int, misses: int) -> Cells:
+    """The cell added to a candidate that a rewrite replaces."""
+    return (_REPLACED + _times(hits, misses),)
+
+
+def _times(hits: int, misses: int) -> int:
+    return 4 * TIMES_BIN[min(hits, MAX_COUNT)] + TIMES_BIN[min(misses, MAX_COUNT)]
+
+
+def _token_cells(last_token: int, token: int) -> Cells:
+    return (
+        _LAST + 4 * last_token % HASHED,
+        _TOKEN + 4 * token % HASHED,
+        _PAIR + (31 * last_token + token) % HASHED,
     )
 
 
@@ -144,9 +205,7 @@ def only_cells(kind: int, named: Named, rank: int, longest: int, last_token: int
         _ONLY_RANK + (helper * 6 + RANK_BIN[rank]) * 10 + rival,
         _ONLY_RIVAL + (helper * 9 + match) * 10 + rival,
         _TRUST + helper,
-        _LAST + 4 * last_token % HASHED,
-        _TOKEN + 4 * token % HASHED,
-        _PAIR + (31 * last_token + token) % HASHED,
+        *_token_cells(last_token, token),
     )
 
 

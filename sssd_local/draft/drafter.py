@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sssd_local.draft.alignment import Alignment
 from sssd_local.draft.calibrate import Calibration
 from sssd_local.draft.cells import run_cells
 from sssd_local.draft.context import ContextIndex
@@ -24,8 +25,8 @@ EFFORT = 24
 LEAST_EFFORT = 8
 # Below nodes less likely than this, stores are not asked: a look-up costs what a node brings.
 ASK_PROB = 0.1
-# Runner-ups are seldom likelier than this, so they are no use where a node must be.
-RUNNER_UP_PROB = 0.3
+# Runner-ups are seldom much likelier than this, so they are no use where a node must be.
+RUNNER_UP_PROB = 0.15
 # Tokens kept before a text that the context dropped, so that its beginning is found.
 LEAD_TOKENS = 4
 
@@ -52,6 +53,7 @@ class Drafter:
             raise ValueError("max_nodes must be from 1 to 1024 and max_leaves at least 1")
         self.calibration = calibration
         self.context = ContextIndex()
+        self.alignment = Alignment(self.context)
         self.earlier = EarlierText() if keep_earlier else None
         self.recycled = Recycled() if recycle else None
         self._sources = tuple(sources)
@@ -88,6 +90,7 @@ class Drafter:
         for source in self._sources:
             source.extend(history[kept:])
         self._expansions = {}
+        self.alignment.reset()
         self.calibration.begin_answer(temperature)
 
     def draft(self, costs: Float64Array, max_nodes: int, max_depth: int) -> DraftTree:
@@ -109,7 +112,12 @@ class Drafter:
     def extend(self, tokens: Int32Array) -> None:
         """Takes in tokens, int32 [n], of steps without drafts; cheaper than one at a time."""
         self._expansions = {}
-        self.context.extend(tokens, TokenSource.OUTPUT)
+        if self.alignment.is_idle:
+            self.context.extend(tokens, TokenSource.OUTPUT)
+        else:
+            for token in tokens.tolist():
+                self.alignment.take(token)
+                self.context.append(token, TokenSource.OUTPUT)
         for source in self._sources:
             source.extend(tokens)
 
@@ -140,15 +148,18 @@ class Drafter:
             )
         if runner_ups is not None and len(runner_ups) != len(token_ids):
             raise ValueError(f"{len(token_ids)} rows have runner-ups, got {len(runner_ups)}")
-        for node, token in zip((-1, *path), token_ids, strict=True):
-            expansion = self._expansions.get(node)
+        expansions, self._expansions = self._expansions, {}
+        for index, (node, token) in enumerate(zip((-1, *path), token_ids, strict=True)):
+            expansion = expansions.get(node)
+            place = (-1, 0)
             if expansion is not None and expansion.tokens:
                 right = expansion.tokens.index(token) if token in expansion.tokens else -1
                 self.calibration.learn(expansion.cells, expansion.probs, right)
-        self._expansions = {}
-        for index, token in enumerate(token_ids):
+                if right >= 0 and expansion.texts[right] is self.context.tokens:
+                    place = expansion.positions[right], expansion.sizes[right]
             if runner_ups is not None and self.recycled is not None:
                 self._recycle(self.recycled, runner_ups[index])
+            self.alignment.take(token, *place)
             self.context.append(token, TokenSource.OUTPUT)
         for source in self._sources:
             source.extend(np.array(token_ids, np.int32))
@@ -174,6 +185,7 @@ class Drafter:
         """Forgets the conversation and all before it; what was learned about odds stays."""
         self.forget()
         self.context.reset()
+        self.alignment.reset()
         self._expansions = {}
         for source in self._sources:
             source.reset()
@@ -195,6 +207,12 @@ class Drafter:
                 result.add(source.kind, named(source, recent), recent[0], source)
         if recycled is not None and len(recycled):
             result.add(recycled.kind, recycled.named(recent), recent[0], None)
+        # Last, as what they copy on has no match length of its own.
+        alignment = self.alignment
+        if alignment.has_rewrites:
+            result.add_rewrite(alignment, self.context.tokens, recent[0])
+        if not ahead and alignment.has_departed:
+            result.add_returns(alignment, self.context.origins, recent[0])
         result.probs = self.calibration.probabilities(result.cells)
         self._expansions[node] = result
         return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from sssd_local.draft.alignment import Alignment
 from sssd_local.draft.cells import (
     MAX_COUNT,
     Cells,
@@ -12,11 +13,22 @@ from sssd_local.draft.cells import (
     also_cells,
     context_cells,
     only_cells,
+    replaced_cells,
+    return_also_cells,
+    return_cells,
+    rewrite_cells,
 )
 from sssd_local.draft.context import MAX_MATCH, ContextIndex
 from sssd_local.draft.source import Named, Source
 from sssd_local.draft.tree import TokenSource
 
+# From this match length on the longest match is copied on without new look-ups: as good in
+# replays, and several times cheaper a node.
+RUN_MATCH = 8
+# The match length of what only a guess about the passage names; copied on it counts down.
+GUESSED = -1
+# From this match length on the match is better to copy on from than a guess.
+LEAST_CERTAIN = 2
 # What a candidate can be copied on from: tokens by position, or a store that reads them.
 Text: TypeAlias = "memoryview[int] | list[int]"
 
@@ -82,6 +94,51 @@ class Expansion:
         against = min(max(item.size for item in found), MAX_MATCH)
         for index in known.values():
             self.cells[index] += against_cells(kind, against, before[index])
+
+    def add_returns(self, alignment: Alignment, origins: memoryview[int], last_token: int) -> None:
+        """Joins where the answer may return to the passage it followed."""
+        for found in alignment.returns():
+            token = found.tokens[0]
+            if token in self.tokens:
+                index = self.tokens.index(token)
+                self.cells[index] += return_also_cells(found)
+                self._copy_on(index, found.tokens)
+                continue
+            cells = return_cells(found, last_token, token)
+            self._append(token, cells, origins[found.position], found.tokens)
+
+    def add_rewrite(self, alignment: Alignment, context: Text, last_token: int) -> None:
+        """Joins what stands for the best candidate, one of the context, if that is replaced."""
+        if not self.texts or self.texts[0] is not context:
+            return
+        found = alignment.replaced(self.positions[0])
+        if found is None:
+            return
+        rewrite, tokens = found
+        hits, misses = rewrite.hits, rewrite.misses
+        self.cells[0] += replaced_cells(hits, misses)
+        cells = rewrite_cells(hits, misses, self.sizes[0], last_token, tokens[0])
+        if tokens[0] in self.tokens:
+            index = self.tokens.index(tokens[0])
+            self.cells[index] += cells[:2]
+            self._copy_on(index, tokens)
+            return
+        self._append(tokens[0], cells, self.sources[0], tokens)
+
+    def _copy_on(self, index: int, text: list[int]) -> None:
+        """Has a candidate copied on from a guess, unless it matches where it stands."""
+        if 0 <= self.sizes[index] < LEAST_CERTAIN:
+            self.texts[index], self.positions[index] = text, 0
+            self.sizes[index] = GUESSED
+
+    def _append(self, token: int, cells: Cells, source: int, text: list[int]) -> None:
+        """A candidate that is copied on from the beginning of a text of its own."""
+        self.tokens.append(token)
+        self.cells.append(cells)
+        self.sources.append(source)
+        self.texts.append(text)
+        self.positions.append(0)
+        self.sizes.append(GUESSED)
 
 
 def expand_context(context: ContextIndex, recent: list[int], ahead: int, effort: int) -> Expansion:

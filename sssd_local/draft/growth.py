@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sssd_local.draft.context import MAX_MATCH
-from sssd_local.draft.expansion import Expansion, Text
+from sssd_local.draft.expansion import RUN_MATCH, Expansion, Text
 from sssd_local.draft.tree import DraftTree, empty_tree, tree_from_lists
 
 if TYPE_CHECKING:
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 Float64Array = NDArray[np.float64]
 
 MAX_NODES = 1024
-# From this match length on, and below nodes less likely than this, the longest match is copied
-# on without new look-ups: as good in replays, and several times cheaper a node.
-RUN_MATCH = 8
+# Below nodes less likely than this the longest match is copied on, too.
 RUN_PROB = 0.15
 # A draft is not grown for a gain below this over plain decoding.
 LEAST_GAIN = 1.02
@@ -116,14 +114,15 @@ class Growth:
         depth = self._depths[node]
         if depth >= self._max_depth:
             return
-        size = expansion.sizes[index] + 1
-        if size > RUN_MATCH or prob < RUN_PROB:
+        size = expansion.sizes[index]
+        size += 1 if size >= 0 else -1
+        if size < 0 or size > RUN_MATCH or prob < RUN_PROB:
             text, position = self._copied(expansion, index)
             if text is not None:
                 kind = expansion.sources[index]
                 if text is self._context:
                     kind = self._drafter.context.origins[position]
-                size, last = min(size, MAX_MATCH), self._tokens[node]
+                size, last = max(-MAX_MATCH, min(size, MAX_MATCH)), self._tokens[node]
                 run = self._drafter.expand_run(node, text, kind, position, size, last)
                 self._push(node, run, prob)
                 return
@@ -141,6 +140,10 @@ class Growth:
         end = len(self._drafter.context) if text is self._context else len(text)
         if position >= end or text[position] < 0:
             return None, -1
+        alignment = self._drafter.alignment
+        if text is self._context and alignment.has_rewrites:
+            text, position = alignment.rewritten(position), 0
+            return (text, 0) if text else (None, -1)
         return text, position
 
     def _path(self, node: int) -> list[int]:

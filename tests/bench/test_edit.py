@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.__main__ import main
-from bench.commits import REQUESTS, Edit, edits, git, tree, write_tree
+from bench.commits import REQUESTS, Edit, edits, git, renames, tree, write_tree
 from bench.edit import Row, measure, table
 from bench.traces import load_traces
 from sssd_local.errors import ConfigError
@@ -55,6 +55,37 @@ def test_an_edit_is_a_commits_most_changed_file(repo: Path) -> None:
     assert dict(tree(repo, f"{first}^")) == {"a.py": OLD, "b.py": "x = 1\n"}
 
 
+USES = "value = total + 1\nvalue += total\nprint(total, value)\ntotal = value\ntotal = value\n"
+
+
+def test_names_that_are_used_most_are_replaced(repo: Path) -> None:
+    old = "# amounts of things\n" * 90 + "state = 1\n" * 9 + USES + "amount = 0\n"
+    base = commit(repo, "Add", a_py=old)
+    (edit,) = renames(repo, "HEAD", ".", 9, 10_000)
+    assert (edit.commit, edit.before, edit.path) == (base, base, "a.py")
+    # "amounts", "things" and "state" are used more often, the first of all is left alone.
+    assert edit.subject == "rename things to payload and state to anchor"
+    assert edit.new == old.replace("things", "payload").replace("state", "anchor")
+    assert edit.old == old
+    assert list(renames(repo, "HEAD", ".", 0, 10_000)) == []
+    assert list(renames(repo, "HEAD", ".", 9, 1600)) == []
+    assert list(renames(repo, "HEAD", "other", 9, 10_000)) == []
+    assert Edit("c", "a.py", "s", OLD, NEW).before == "c^"
+
+
+def test_the_command_replaces_names(repo: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
+    commit(repo, "Add", a_py="state = 1\nthings = state + 1\n" * 60 + USES)
+    traces, folder = tmp_path / "x.jsonl", tmp_path / "tree"
+    words = ["edit", "--repo", str(repo), "--rename", ".", "--traces-out", str(traces)]
+    result = CliRunner().invoke(main, [*words, "--tree-out", str(folder)])
+    assert result.exit_code == 0, result.output
+    shown, _ = load_traces([traces], tiny_model())
+    assert shown.task == "shown"
+    assert "things" in (folder / "a.py").read_text()
+    none = CliRunner().invoke(main, ["edit", "--repo", str(repo), "--rename", "x", *words[5:]])
+    assert (none.exit_code, "has no Python file in x of a fitting size" in none.output) == (1, True)
+
+
 def test_the_request_shows_the_file_or_names_it() -> None:
     edit = Edit("c", "a.py", "Count on", OLD, NEW)
     named = "Change a.py: Count on. Answer with the whole new file."
@@ -90,7 +121,7 @@ def test_the_command(repo: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
     words = ["edit", "--repo", str(repo), "--vocab", str(tiny_model()), "--curve", "cuda"]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 1
-    assert "has no commit that changes a small Python file" in result.output
+    assert "has no commit that changes a Python file, of a fitting size" in result.output
     last = commit(repo, "Count on", a_py=NEW)
     result = CliRunner().invoke(main, [*words, "--json", str(tmp_path / "edit.json")])
     assert result.exit_code == 0, result.output
@@ -111,7 +142,7 @@ def test_edits_are_written_for_replay(repo: Path, tiny_model: TinyModel, tmp_pat
     assert result.output == f"2 edits, each in two ways: {traces}\n"
     found = load_traces([traces], tiny_model())
     assert [(trace.id, trace.task) for trace in found] == [
-        (f"{commit[:10]}:{kind}", kind) for kind in REQUESTS for commit in (last, first)
+        (f"{commit[:10]}:a.py:{kind}", kind) for kind in REQUESTS for commit in (last, first)
     ]
     assert len(found[0].prompt) > len(found[2].prompt)
     assert found[1].answer == found[3].answer

@@ -209,10 +209,16 @@ def test_runner_ups_are_used_where_they_are_recorded() -> None:
     replay = Replay(FLAT)
     replay.run(trace)
     assert replay.drafter.recycled is not None
-    for position in (0, 1, 2, 39):
+    # The first token comes with the prompt, and nothing is known yet of what pays.
+    assert replay.drafter.recycled.named([1]) == []
+    for position in (1, 2, 39):
         recent = [1, *answer][position::-1][:2]
         named = [item.token for item in replay.drafter.recycled.named(recent)]
         assert named == [100 + position, 300 + position]
+    dear = Replay(np.arange(1.0, 65.0))
+    dear.run(trace)
+    assert dear.drafter.recycled is not None
+    assert len(dear.drafter.recycled) == 0
     without = Replay(FLAT, Knowledge(recycle=False))
     without.run(trace)
     assert without.drafter.recycled is None

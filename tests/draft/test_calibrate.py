@@ -86,7 +86,7 @@ def test_an_answer_starts_without_the_last_ones_bias() -> None:
     calibration.learn([(OFFSETS["answer"] + 2, 0)], [0.5], 0)
     kept = calibration.weights[0]
     calibration.begin_answer()
-    assert calibration.weights[OFFSETS["answer"] :] == [0.0] * 4
+    assert calibration.weights[OFFSETS["answer"] :] == [0.0] * 6
     assert calibration.weights[0] == kept > 0
 
 

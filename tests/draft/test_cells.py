@@ -4,10 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sssd_local.draft.alignment import AFTER, BEFORE, IN_PLACE, Return
 from sssd_local.draft.cells import (
+    ALIGNMENT_TABLES,
     CONTEXT_TABLES,
     FIRST_HELPER,
     HELPER_TABLES,
+    KEPT_TABLES,
     MAX_AGE,
     MAX_COUNT,
     NUM_EVIDENCE,
@@ -19,6 +22,10 @@ from sssd_local.draft.cells import (
     also_cells,
     context_cells,
     only_cells,
+    replaced_cells,
+    return_also_cells,
+    return_cells,
+    rewrite_cells,
     run_cells,
 )
 from sssd_local.draft.context import MAX_GAP, MAX_MATCH, Follower, Followers
@@ -120,7 +127,45 @@ def test_tables_lie_one_after_another() -> None:
     ends = [OFFSETS[name] + size for name, size in TABLE_SIZES.items()]
     assert list(OFFSETS.values()) == [0, *ends[:-1]]
     assert ends[-1] == NUM_WEIGHTS
-    assert tuple(OFFSETS)[: len(CONTEXT_TABLES) + len(HELPER_TABLES)] == (
-        *CONTEXT_TABLES,
-        *HELPER_TABLES,
-    )
+    assert tuple(OFFSETS)[: len(KEPT_TABLES)] == KEPT_TABLES
+    assert (*CONTEXT_TABLES, *ALIGNMENT_TABLES, *HELPER_TABLES) == KEPT_TABLES
+
+
+@pytest.mark.parametrize("kind", [IN_PLACE, BEFORE, AFTER])
+def test_each_kind_of_return_has_cells_of_its_own(kind: int) -> None:
+    found = [
+        Return(kind, [5], 3, written, seen, run)
+        for written in (1, 2, 4, 5, 24)
+        for seen in (False, True)
+        for run in (4, 8, 15, 16, 900)
+    ]
+    alone = {return_cells(item, 7, 5)[0] for item in found}
+    too = {return_also_cells(item)[0] for item in found}
+    assert {table_of(cell) for cell in alone} == {"return"}
+    assert {table_of(cell) for cell in too} == {"return_also"}
+    # Four lengths of departure, seen or not, three lengths of run.
+    assert len(alone) == len(too) == 4 * 2 * 3
+    assert min(alone) - OFFSETS["return"] == kind * 24
+    cells = return_cells(found[0], 7, 5)
+    assert [table_of(cell) for cell in cells[1:]] == ["last", "token", "pair", "answer"]
+
+
+def test_rewrites_have_cells_by_how_often_they_came_true() -> None:
+    times = [(hits, misses) for hits in (1, 2, 4, 99) for misses in (0, 1, 3, 99)]
+    new = [rewrite_cells(hits, misses, 9, 7, 5) for hits, misses in times]
+    assert [table_of(cell) for cell in new[0]] == [
+        "rewrite", "rewrite_match", "last", "token", "pair", "answer"
+    ]  # fmt: skip
+    assert len({cells[0] for cells in new}) == 12
+    assert {table_of(replaced_cells(*item)[0]) for item in times} == {"replaced"}
+    sizes = [rewrite_cells(1, 0, size, 7, 5)[1] for size in (0, 1, 32)]
+    assert sizes == [OFFSETS["rewrite_match"] + at for at in (0, 1, 9)]
+
+
+def test_what_is_copied_after_a_guess_counts_below_zero() -> None:
+    for size in range(-MAX_MATCH, 0):
+        cells = run_cells(TokenSource.PROMPT, size, 7, 5)
+        assert table_of(cells[0]) == "return_run"
+        assert cells[1:-1] == run_cells(TokenSource.PROMPT, -size, 7, 5)[1:-1]
+        # How far guesses come true in this answer is learned apart.
+        assert cells[-1] == return_cells(Return(0, [5], 3, 1, False, 8), 7, 5)[-1]

@@ -113,6 +113,46 @@ def test_a_long_copy_is_drafted_to_its_end() -> None:
     assert tree.probs[0] > 0.8
 
 
+def written(drafter: Drafter, answer: list[int]) -> list[int]:
+    """Lets the drafter see an answer; how many tokens each step brought."""
+    steps, position = [], 0
+    while position < len(answer):
+        tree = drafter.draft(FLAT, 63, 100)
+        path = path_of(tree, answer[position:])
+        accepted = answer[position : position + len(path) + 1]
+        drafter.observe(tree, path, accepted)
+        position += len(accepted)
+        steps.append(len(accepted))
+    return steps
+
+
+def test_a_name_replaced_twice_is_replaced_in_the_whole_draft() -> None:
+    line = [
+        token for number in range(12) for token in (5, *range(100 + 10 * number, 110 + 10 * number))
+    ]
+    answer = [6 if token == 5 else token for token in line]
+    drafter = Drafter(Calibration())
+    drafter.sync(tokens(*line, 1, *line[:12]))
+    steps = written(drafter, answer[12:])
+    assert drafter.context.history().tolist()[-len(answer) + 12 :] == answer[12:]
+    # One step until the first is seen, then a little more, then whole drafts.
+    assert len(steps) <= 6
+    assert max(steps) > 40
+
+
+def test_steps_that_drafted_nothing_are_followed_too() -> None:
+    text = list(range(100, 160))
+    drafter = Drafter(Calibration())
+    drafter.sync(tokens(*text, 1, *text[:10]))
+    assert written(drafter, text[10:12]) == [2]
+    drafter.extend(tokens(*text[12:30], 7))
+    assert drafter.alignment.has_departed
+    tree = drafter.draft(FLAT, 63, 100)
+    assert tree.tokens[:1].tolist() == [131]
+    drafter.sync(tokens(*text))
+    assert drafter.alignment.is_idle
+
+
 def test_no_evidence_no_draft() -> None:
     drafter = Drafter(Calibration())
     assert len(drafter.draft(FLAT, 63, 10)) == 0
@@ -272,7 +312,7 @@ def test_runner_ups_are_wanted_where_they_can_pay() -> None:
     drafter = Drafter(Calibration())
     assert not drafter.wants_runner_ups
     drafter.sync(tokens(1, 2))
-    for costs, wanted in ((FLAT, True), (STEEP, False), (np.array([1.0, 1.2, 1.3]), True)):
+    for costs, wanted in ((FLAT, True), (STEEP, False), (np.array([1.0, 1.1, 1.2]), True)):
         drafter.draft(costs, 63, 5)
         assert drafter.wants_runner_ups is wanted
     drafter.draft(FLAT, 0, 5)

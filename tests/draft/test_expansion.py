@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+from sssd_local.draft.alignment import Alignment
 from sssd_local.draft.cells import OFFSETS
 from sssd_local.draft.context import ContextIndex
-from sssd_local.draft.expansion import Expansion, expand_context
+from sssd_local.draft.expansion import GUESSED, Expansion, expand_context
 from sssd_local.draft.source import Named
 from sssd_local.draft.tree import TokenSource
 from tests.draft.test_cells import table_of
@@ -68,3 +69,87 @@ def test_counts_beyond_the_tables_are_cut() -> None:
     crowd = [Named(100 + rank, 1, 999, 999, -1) for rank in range(80)]
     found.add(EARLIER, crowd, 2, None)
     assert all(cell < OFFSETS["pair"] + 4096 for cells in found.cells for cell in cells[:7])
+
+
+def departed(*written: int) -> tuple[ContextIndex, Alignment]:
+    """The passage 20…39 and 30 31 90 91, of which 20…29 were copied and then something else."""
+    context = ContextIndex()
+    context.extend([*range(20, 40), 30, 31, 90, 91], TokenSource.PROMPT)
+    alignment = Alignment(context)
+    for place, token in enumerate(range(20, 30)):
+        alignment.take(token, place, place)
+        context.append(token, TokenSource.OUTPUT)
+    for token in written:
+        alignment.take(token)
+        context.append(token, TokenSource.OUTPUT)
+    return context, alignment
+
+
+def test_returns_are_candidates_with_the_text_they_go_on_with() -> None:
+    context, alignment = departed(7)
+    found = expand_context(context, context.recent(), 0, 24)
+    assert found.tokens == []
+    found.add_returns(alignment, context.origins, 7)
+    assert found.tokens == [31, 30]
+    assert [text[:3] for text in found.texts if isinstance(text, list)] == [
+        [31, 32, 33], [30, 31, 32]
+    ]  # fmt: skip
+    assert (found.positions, found.sizes) == ([0, 0], [GUESSED] * 2)
+    assert found.sources == [TokenSource.PROMPT] * 2
+    assert [table_of(cell) for cell in found.cells[0]] == [
+        "return",
+        "last",
+        "token",
+        "pair",
+        "answer",
+    ]
+
+
+def test_a_return_strengthens_what_the_context_names() -> None:
+    context, alignment = departed(7, 31)
+    found = expand_context(context, context.recent(), 0, 24)
+    assert (found.tokens, found.sizes) == ([90, 32], [1, 1])
+    found.add_returns(alignment, context.origins, 31)
+    assert found.tokens == [90, 32]
+    assert added(found, 0) == []
+    assert added(found, 1) == ["return_also"]
+    assert found.sizes == [1, GUESSED]
+    assert isinstance(found.texts[1], list)
+    assert found.texts[1][:2] == [32, 33]
+
+
+def test_what_is_replaced_is_a_candidate_beside_what_replaces_it() -> None:
+    context, alignment = departed(7, 31, 32, *range(33, 40))
+    found = expand_context(context, context.recent(), 0, 24)
+    assert found.tokens[0] == 30
+    found.add_rewrite(alignment, context.tokens, 39)
+    assert found.tokens == [30, 7]
+    assert added(found, 0) == ["replaced"]
+    assert [table_of(cell) for cell in found.cells[1]] == [
+        "rewrite", "rewrite_match", "last", "token", "pair", "answer"
+    ]  # fmt: skip
+    assert isinstance(found.texts[1], list)
+    assert found.texts[1][:4] == [7, 31, 90, 91]
+    again = len(found.cells[1])
+    found.add_rewrite(alignment, context.tokens, 39)
+    assert found.tokens == [30, 7]
+    assert [table_of(cell) for cell in found.cells[1][again:]] == ["rewrite", "rewrite_match"]
+
+
+def test_only_what_the_context_names_is_replaced() -> None:
+    _, alignment = departed(7, 31, 32)
+    nothing = Expansion([], [], [], [], [], [])
+    other = Expansion([5], [(0,)], [EARLIER], [[5, 6]], [0], [3])
+    for found in (nothing, other):
+        before = list(found.tokens)
+        found.add_rewrite(alignment, departed()[0].tokens, 32)
+        assert found.tokens == before
+
+
+def test_a_long_match_is_copied_on_from_though_a_rewrite_names_it() -> None:
+    context, alignment = departed(7, 31, 32, *range(33, 40))
+    found = expand_context(context, context.recent(), 0, 24)
+    found.add(EARLIER, [Named(7, 12, 1, 0, 4)], 39, [0] * 9)
+    found.add_rewrite(alignment, context.tokens, 39)
+    assert found.tokens == [30, 7]
+    assert (found.sizes[1], found.positions[1]) == (12, 5)
