@@ -30,6 +30,9 @@ LEAST_HITS = 2
 # Tokens after a departure while a return to its place is offered that no token announces.
 MAX_BLIND = 1
 
+# So many tokens after a rewrite began or went on, what follows is said though nothing departed.
+MAX_FRESH = 2
+
 # How a return is expected: in place of as many tokens, before the first token left out, or after
 # a token that both texts have.
 IN_PLACE, BEFORE, AFTER = range(3)
@@ -84,6 +87,8 @@ class Alignment:
         self._rest: list[int] = []
         self._begun_at = -1
         self._said: list[int] = []
+        # The history's length when a token of a rewrite came last.
+        self._rewritten_at = -MAX_FRESH - 1
         # The first position that was not followed, -1 for none, and the history's length then.
         self._departed = -1
         self._departed_at = 0
@@ -98,9 +103,13 @@ class Alignment:
         return self._position < 0 and self._departed < 0
 
     @property
-    def has_departed(self) -> bool:
+    def expects_return(self) -> bool:
         """Whether the answer may return to a passage."""
-        return self._departed >= 0
+        return self._departed >= 0 or self._has_just_rewritten()
+
+    def _has_just_rewritten(self) -> bool:
+        """Whether n-grams cannot know yet that a rewrite came true and the passage goes on."""
+        return self._position >= 0 and self._context.length - self._rewritten_at <= MAX_FRESH
 
     @property
     def has_rewrites(self) -> bool:
@@ -126,6 +135,7 @@ class Alignment:
         if self._rest:
             if token == self._rest[0]:
                 self._said.append(self._rest.pop(0))
+                self._rewritten_at = self._context.length
                 return True
             self._rest = []
         elif position < self._context.length:
@@ -160,6 +170,7 @@ class Alignment:
         else:
             return False
         rewrite.hits += 1
+        self._rewritten_at = self._context.length
         self._begun_at, self._said = self._position, [token]
         self._position = after
         self._run += 1
@@ -303,6 +314,9 @@ class Alignment:
     def returns(self) -> Iterator[Return]:
         """Where the answer may follow its passage again, the likeliest first."""
         if self._departed < 0:
+            if self._has_just_rewritten() and self._position < self._context.length:
+                going_on = self._rest + self.rewritten(self._position)
+                yield Return(AFTER, going_on, self._position, 1, False, self._run)
             return
         tokens, length = self._context.tokens, self._context.length
         written = length - self._departed_at

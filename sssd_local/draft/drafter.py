@@ -211,7 +211,7 @@ class Drafter:
         alignment = self.alignment
         if alignment.has_rewrites:
             result.add_rewrite(alignment, self.context.tokens, recent[0])
-        if not ahead and alignment.has_departed:
+        if not ahead and alignment.expects_return:
             result.add_returns(alignment, self.context.origins, recent[0])
         result.probs = self.calibration.probabilities(result.cells)
         self._expansions[node] = result

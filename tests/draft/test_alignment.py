@@ -81,7 +81,7 @@ def test_what_was_replaced_is_replaced_again(new: list[int], kept_from: int) -> 
     passage = [*PASSAGE[:20], *second, 121, *old, 133, 134, 135]
     answer = Answer(passage, 10)
     answer.write([*new, *PASSAGE[kept_from : kept_from + 2]])
-    assert not answer.alignment.has_departed
+    assert not answer.alignment.expects_return
     assert answer.alignment.has_rewrites
     found = answer.alignment.replaced(21)
     assert found is not None
@@ -94,9 +94,25 @@ def test_what_was_replaced_is_replaced_again(new: list[int], kept_from: int) -> 
     assert (rewrite.hits, rewrite.misses) == (2, 0)
     third = 20 + len(second)
     assert answer.alignment.rewritten(third)[: len(new) + 3] == [121, *new, 133, 134]
-    answer.write([131, 132, 121, *new, 133])
+    answer.write([131, 132, 121, *new, 133, 134])
     assert (rewrite.hits, rewrite.misses) == (3, 0)
-    assert not answer.alignment.has_departed
+    assert not answer.alignment.expects_return
+
+
+def test_after_a_rewrite_the_passage_goes_on() -> None:
+    passage = [*PASSAGE[:20], 120, 110, 130, 131, 132]
+    answer = Answer(passage, 10)
+    answer.write([7, 8, 111, 112, *PASSAGE[13:20], 120])
+    assert not answer.alignment.expects_return
+    answer.write([7])
+    assert answer.alignment.expects_return
+    (found,) = answer.alignment.returns()
+    assert (found.kind, found.tokens[:3], found.num_written) == (AFTER, [8, 130, 131], 1)
+    answer.write([8])
+    assert answer.returns() == [(AFTER, 22, 130)]
+    answer.write([130, 131])
+    assert not answer.alignment.expects_return
+    assert answer.returns() == []
 
 
 def test_what_was_added_is_added_after_the_same_two_tokens_only() -> None:
@@ -133,7 +149,7 @@ def test_a_rewrite_that_does_not_hold_is_given_up() -> None:
     assert answer.alignment.replaced(14) is not None
     answer.write([113, 110])
     assert answer.alignment.replaced(17) is None
-    assert not answer.alignment.has_departed
+    assert not answer.alignment.expects_return
 
 
 def test_what_the_answer_kept_before_is_not_replaced_after() -> None:

@@ -146,7 +146,7 @@ def test_steps_that_drafted_nothing_are_followed_too() -> None:
     drafter.sync(tokens(*text, 1, *text[:10]))
     assert written(drafter, text[10:12]) == [2]
     drafter.extend(tokens(*text[12:30], 7))
-    assert drafter.alignment.has_departed
+    assert drafter.alignment.expects_return
     tree = drafter.draft(FLAT, 63, 100)
     assert tree.tokens[:1].tolist() == [131]
     drafter.sync(tokens(*text))
