@@ -228,6 +228,11 @@ def helper_weights(kind: TokenSource) -> NDArray[np.bool_]:
     return free
 
 
+def stage_weights(stage: str) -> NDArray[np.bool_]:
+    """Which weights a stage fits, bool [NUM_FITTED]."""
+    return helper_weights(HELPERS[stage]) if stage in HELPERS else table_weights(TABLES[stage])
+
+
 def _part(name: str) -> slice:
     return slice(OFFSETS[name], OFFSETS[name] + TABLE_SIZES[name])
 
@@ -307,16 +312,18 @@ def fit_stages(
     texts: dict[str, list[TokenTrace]],
     recorded: dict[str, list[TokenTrace]],
 ) -> Float64Array:
-    """The shipped weights, with those of the stages fitted anew, in the order of STAGES."""
-    weights = np.array(shipped_weights()[:NUM_FITTED])
-    for stage in STAGES:
-        if stage not in stages:
-            continue
+    """The shipped weights, with those of the stages fitted anew, in the order of STAGES.
+
+    Those of all these stages are blank at first, so that what is shipped leaves no trace in them.
+    """
+    weights, at_first = np.array(shipped_weights()[:NUM_FITTED]), blank()
+    chosen = {stage: stage_weights(stage) for stage in STAGES if stage in stages}
+    for free in chosen.values():
+        weights[free] = at_first[free]
+    for stage, free in chosen.items():
         kind = HELPERS.get(stage)
-        free = helper_weights(kind) if kind is not None else table_weights(TABLES[stage])
         group = recorded if kind is TokenSource.RECYCLE else texts
         found = {name: collect_for(kind, traces) for name, traces in group.items()}
-        weights[free] = blank()[free]
         weights = fit_stage(stage, free, found, weights)
         if kind is TokenSource.DATASTORE:
             # What users wrote and what they stored are told apart by what is learned, not at first.

@@ -29,7 +29,6 @@ MAX_REWRITTEN = 64
 LEAST_HITS = 2
 # Tokens after a departure while a return to its place is offered that no token announces.
 MAX_BLIND = 1
-
 # So many tokens after a rewrite began or went on, what follows is said though nothing departed.
 MAX_FRESH = 2
 
@@ -185,17 +184,9 @@ class Alignment:
         if written > MAX_DEPARTURE:
             self._departed = -1
             return False
-        before = tokens[length - 1]
-        end = min(self._departed + MAX_DEPARTURE, self._departed_at) - 1
-        places = [
-            place
-            for place in range(self._departed, end)
-            if tokens[place] == before and tokens[place + 1] == token
-        ]
-        if not places:
+        place = self._place_of(tokens[length - 1], token)
+        if place < 0:
             return False
-        usual = self._departed + written - 1
-        place = min(places, key=lambda place: abs(place - usual))
         # A rewrite that began and went on otherwise is part of what was replaced.
         begin = self._departed if self._begun_at < 0 else self._begun_at
         written_for = tokens[self._departed_at : length - 1].tolist()
@@ -203,6 +194,21 @@ class Alignment:
         self._begun_at, self._said = -1, []
         self._position, self._run, self._departed = place + 2, LEAST_RUN, -1
         return True
+
+    def _place_of(self, *sought: int) -> int:
+        """Where these tokens stand in the passage after the departure, -1 if nowhere.
+
+        The first of them is the history's last; of several places the one in its stead counts most.
+        """
+        tokens, size = self._context.tokens, len(sought)
+        end = min(self._departed + MAX_DEPARTURE, self._departed_at) - size + 1
+        usual = self._departed + self._context.length - self._departed_at - 1
+        places = [
+            place
+            for place in range(self._departed, end)
+            if tokens[place] == sought[0] and (size == 1 or tokens[place + 1] == sought[1])
+        ]
+        return min(places, key=lambda place: abs(place - usual), default=-1)
 
     def _learn(self, begin: int, old: list[int], new: list[int]) -> None:
         """Keeps that the answer has `new` for the tokens `old` at a position."""
@@ -320,16 +326,12 @@ class Alignment:
             return
         tokens, length = self._context.tokens, self._context.length
         written = length - self._departed_at
-        last, end = tokens[length - 1], min(self._departed + MAX_DEPARTURE, self._departed_at)
-        usual = self._departed + written - 1
-        seen = [place for place in range(self._departed, end) if tokens[place] == last]
-        places = []
+        seen = self._place_of(tokens[length - 1])
+        places = [(AFTER, seen + 1)] if seen >= 0 else []
         if written <= MAX_BLIND:
-            places = [(IN_PLACE, usual + 1), (BEFORE, self._departed)]
-        if seen:
-            places.insert(0, (AFTER, min(seen, key=lambda place: abs(place - usual)) + 1))
+            places += [(IN_PLACE, self._departed + written), (BEFORE, self._departed)]
         for kind, place in places:
             if place < self._departed_at:
                 # Not what was known to stand there: the answer has just written something else.
                 going_on = [tokens[place], *self.rewritten(place + 1)]
-                yield Return(kind, going_on, place, written, bool(seen), self._run)
+                yield Return(kind, going_on, place, written, seen >= 0, self._run)

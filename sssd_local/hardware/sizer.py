@@ -188,7 +188,7 @@ class Sizer:
         `extra_seconds`: what going back took, beside `decode_seconds`.
         """
         width = len(probs) + 1
-        self._may_lose = min(MOST_TRIED, self._may_lose + TRY_SHARE)
+        self._save_for_tries(1)
         plain = self.cost.seconds(1, context_length)
         is_known = self.cost.is_measured and self.cost.seconds(width, context_length) < math.inf
         predicted = self.cost.expected_seconds(width, context_length)
@@ -212,7 +212,7 @@ class Sizer:
         if is_known:
             seconds = bounded + extra_seconds
             self._account.record(
-                float(probs.sum()),
+                float(probs.sum()) if width > 1 else 0.0,
                 num_accepted,
                 seconds + draft_seconds,
                 plain,
@@ -236,11 +236,14 @@ class Sizer:
             self._account.rest(len(seconds))
         else:
             self._skipped += len(seconds) - 1
-        self._may_lose = min(MOST_TRIED, self._may_lose + TRY_SHARE * len(seconds))
+        self._save_for_tries(len(seconds))
         self._plain_times += seconds
         self._since_lesson += sum(seconds)
         self._teach_plain(context_length)
         self._step_seconds = self.cost.seconds(1, context_length)
+
+    def _save_for_tries(self, num_steps: int) -> None:
+        self._may_lose = min(MOST_TRIED, self._may_lose + TRY_SHARE * num_steps)
 
     def _after_try(self, surprise: float) -> None:
         again = surprise < CHEAPER and self._tries < MAX_TRIES

@@ -135,3 +135,15 @@ def test_stages_are_fitted_in_order_and_memory_begins_as_a_datastore() -> None:
     kept = fitting.table_weights(CONTEXT_TABLES) | fitting.helper_weights(TokenSource.RECYCLE)
     assert not moved[kept].any()
     assert fitting.STAGES == ("context", "return", "earlier", "datastore", "recycle")
+
+
+def test_what_is_shipped_leaves_no_trace_in_a_fit_of_everything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts = {"copies": [COPY, EDITED]}
+    before = fitting.fit_stages(("context", "return"), texts, {})
+    shipped = np.array(shipped_weights())
+    shipped[: fitting.NUM_FITTED][fitting.table_weights(ALIGNMENT_TABLES)] += 5
+    monkeypatch.setattr(fitting, "shipped_weights", shipped.tolist)
+    after = fitting.fit_stages(("context", "return"), texts, {})
+    assert (after == before).all()
