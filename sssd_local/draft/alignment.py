@@ -95,6 +95,9 @@ class Alignment:
         self._replaced: dict[int, list[Rewrite]] = {}
         self._changed: dict[int, list[Rewrite]] = {}
         self._num_rewrites = 0
+        # Their keys, as far as a rewrite there came true LEAST_HITS times.
+        self._proven_replaced: set[int] = set()
+        self._proven_changed: set[int] = set()
 
     @property
     def is_idle(self) -> bool:
@@ -114,6 +117,11 @@ class Alignment:
     def has_rewrites(self) -> bool:
         """Whether anything is known of what is replaced."""
         return self._num_rewrites > 0
+
+    @property
+    def has_proven(self) -> bool:
+        """Whether anything came true often enough to be replaced in what is copied at length."""
+        return bool(self._proven_replaced or self._proven_changed)
 
     def take(self, token: int, position: int = -1, size: int = 0) -> None:
         """Takes in the next token, before the history does.
@@ -144,6 +152,7 @@ class Alignment:
                 return True
             if rewrite is not None:
                 rewrite.misses += 1
+                self._note(rewrite)
             if token == tokens[position]:
                 self._position += 1
                 self._run += 1
@@ -169,6 +178,7 @@ class Alignment:
         else:
             return False
         rewrite.hits += 1
+        self._note(rewrite)
         self._rewritten_at = self._context.length
         self._begun_at, self._said = self._position, [token]
         self._position = after
@@ -235,8 +245,20 @@ class Alignment:
         if len(known) > MAX_ALIKE:
             del known[0]
             self._num_rewrites -= 1
+        self._note(rewrite)
         if self._num_rewrites > MAX_REWRITES:
             self._drop()
+
+    def _note(self, rewrite: Rewrite) -> None:
+        """Keeps track of the keys with a rewrite that came true often enough."""
+        if rewrite.old and rewrite.new:
+            key, known, proven = rewrite.old[0], self._replaced, self._proven_replaced
+        else:
+            key, known, proven = rewrite.before[-1], self._changed, self._proven_changed
+        if any(LEAST_HITS <= other.hits > other.misses for other in known.get(key, ())):
+            proven.add(key)
+        else:
+            proven.discard(key)
 
     def _drop(self) -> None:
         """Makes room: what came true once is forgotten, or everything where that is little."""
@@ -250,6 +272,8 @@ class Alignment:
         if 2 * self._num_rewrites > MAX_REWRITES:
             self._replaced.clear()
             self._changed.clear()
+            self._proven_replaced.clear()
+            self._proven_changed.clear()
             self._num_rewrites = 0
 
     def _num_kept(self, tokens: list[int]) -> int:
@@ -283,11 +307,11 @@ class Alignment:
 
         MAX_REWRITTEN tokens or a little more.
         """
-        replaced, changed = self._replaced, self._changed
+        replaced, changed = self._proven_replaced, self._proven_changed
         first, end = max(0, position - 1), min(self._context.length, position + MAX_REWRITTEN)
         text: list[int] = self._context.tokens[first:end].tolist()
         index = position - first
-        if replaced.keys().isdisjoint(text) and changed.keys().isdisjoint(text):
+        if replaced.isdisjoint(text) and changed.isdisjoint(text):
             return text[index:]
         found: list[int] = []
         while index < len(text):

@@ -68,6 +68,11 @@ class Calibration:
         scale = 1.0 / (1.0 + sum(odds))
         return [odd * scale for odd in odds]
 
+    def probability(self, cells: Cells) -> float:
+        """The probability of a candidate that has no other beside it."""
+        odd = math.exp(min(sum(map(self.weights.__getitem__, cells)), MAX_SCORE))
+        return odd / (1.0 + odd)
+
     def learn(self, cells: list[Cells], probs: list[float], right: int) -> None:
         """One labelled node: candidate `right` came true (-1: none of them)."""
         weights, rate, token_rate = self.weights, self._rate, self._token_rate

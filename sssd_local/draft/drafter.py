@@ -222,8 +222,8 @@ class Drafter:
     ) -> Expansion:
         """The one candidate a long copy goes on with; `position` in `text` is where it stands."""
         token = text[position]
-        cells = [run_cells(kind, size, last_token, token)]
-        result = Expansion([token], cells, [kind], [text], [position], [size])
-        result.probs = self.calibration.probabilities(cells)
+        cells = run_cells(kind, size, last_token, token)
+        result = Expansion([token], [cells], [kind], [text], [position], [size])
+        result.probs = [self.calibration.probability(cells)]
         self._expansions[node] = result
         return result

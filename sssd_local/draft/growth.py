@@ -27,18 +27,37 @@ _COUNTS = np.arange(1, MAX_NODES + 1, dtype=np.float64)
 
 
 class Bar:
-    """What a cost curve asks of a draft's first node; most steps stop there, so it is kept."""
+    """What a cost curve asks of the nodes of a draft; most steps stop at the first of them."""
 
     def __init__(self, curve: Float64Array, limit: int) -> None:
         self.curve = curve
         self.array = curve[: limit + 1]
         self.costs: list[float] = self.array.tolist()
-        self.first = _least_probability(self.array[1:], LEAST_GAIN / self.costs[0], 1.0)
+        asked = (LEAST_GAIN / self.costs[0] * self.array[1:] - 1.0) / _COUNTS[:limit]
+        self.first = float(asked.min())
+        self._corners: list[tuple[int, float]] | None = None
 
+    def least_probability(self, size: int, best_rate: float, expected: float) -> float:
+        """The least probability at which some size above this one could still beat the best rate.
 
-def _least_probability(costs: Float64Array, best_rate: float, expected: float) -> float:
-    """The least probability at which some larger size could still beat the best rate."""
-    return float(((best_rate * costs - expected) / _COUNTS[: len(costs)]).min())
+        The least (rate × cost − expected) ÷ nodes of all sizes; on the straight line between two
+        sizes it is at one of the ends, so only the next size and corners of the curve are tried.
+        """
+        if self._corners is None:
+            self._corners = self._find_corners()
+        least = best_rate * self.costs[size + 1] - expected
+        for corner, cost in self._corners:
+            if corner > size:
+                asked = (best_rate * cost - expected) / (corner - size)
+                if asked < least:
+                    least = asked
+        return least
+
+    def _find_corners(self) -> list[tuple[int, float]]:
+        """Sizes cheaper than the line between their neighbours, and the last; with costs."""
+        costs = self.array
+        sizes = 1 + np.flatnonzero(costs[:-2] + costs[2:] > 2 * costs[1:-1])
+        return [(size, self.costs[size]) for size in (*sizes.tolist(), len(costs) - 1)]
 
 
 class Growth:
@@ -47,7 +66,7 @@ class Growth:
     def __init__(self, drafter: Drafter, bar: Bar, max_depth: int) -> None:
         self._drafter = drafter
         self._bar = bar
-        self._costs = bar.array
+        self._costs = bar.costs
         self._max_depth = max_depth
         self._recent = drafter.context.recent()
         self._context = drafter.context.tokens
@@ -62,30 +81,24 @@ class Growth:
         self._depths: list[int] = []
         # The last entry is the root's, so that parent -1 finds it.
         self._has_child = [False] * (len(bar.costs) - 1) + [True]
+        # Tokens a step may expect so far, the most a second of any size, and what is asked now.
+        self._expected = 1.0
+        self._best_rate = LEAST_GAIN / bar.costs[0]
+        self._needed = bar.first
+        self._is_full = False
 
     def grow(self) -> DraftTree:
         """Adds the likeliest waiting node until no further one can pay."""
-        costs = self._bar.costs
-        best_rate, expected = LEAST_GAIN / costs[0], 1.0
         self._push(-1, self._drafter.expand(-1, self._recent, 0), 1.0)
-        needed = self._bar.first
-        while self._waiting:
+        while self._waiting and not self._is_full:
             negative, _, parent, expansion, index = heappop(self._waiting)
             prob = -negative
-            if prob < needed:
+            if prob < self._needed:
                 break
-            if not self._opens(parent):
-                continue
-            self._add(parent, expansion, index, prob)
-            size = len(self._tokens)
-            expected += prob
-            best_rate = max(best_rate, expected / costs[size])
-            if size + 1 == len(costs):
-                break
-            if size in _CHECK_AT:
-                needed = self._needed(best_rate, expected)
-            if prob >= needed:
-                self._expand(size - 1, expansion, index, prob)
+            if self._opens(parent):
+                self._add(parent, expansion, index, prob)
+                if self._goes_on(prob):
+                    self._expand(expansion, index, prob)
         if not self._tokens:
             return empty_tree()
         return tree_from_lists(
@@ -109,25 +122,62 @@ class Growth:
         self._sources.append(expansion.sources[index])
         self._evidence.append(expansion.cells[index][0])
         self._depths.append(self._depths[parent] + 1 if parent >= 0 else 1)
+        size = len(self._tokens)
+        self._expected += prob
+        rate = self._expected / self._costs[size]
+        if rate > self._best_rate:
+            self._best_rate = rate
+        self._is_full = size + 1 == len(self._costs)
+        if size in _CHECK_AT and not self._is_full:
+            self._needed = self._bar.least_probability(size, self._best_rate, self._expected)
 
-    def _expand(self, node: int, expansion: Expansion, index: int, prob: float) -> None:
-        depth = self._depths[node]
-        if depth >= self._max_depth:
-            return
+    def _goes_on(self, prob: float) -> bool:
+        """Whether anything after the node added last can pay."""
+        return prob >= self._needed and not self._is_full and self._depths[-1] < self._max_depth
+
+    def _expand(self, expansion: Expansion, index: int, prob: float) -> None:
+        """Looks up what may follow the node added last, a candidate of an expansion."""
         size = expansion.sizes[index]
         size += 1 if size >= 0 else -1
         if size < 0 or size > RUN_MATCH or prob < RUN_PROB:
             text, position = self._copied(expansion, index)
             if text is not None:
-                kind = expansion.sources[index]
-                if text is self._context:
-                    kind = self._drafter.context.origins[position]
-                size, last = max(-MAX_MATCH, min(size, MAX_MATCH)), self._tokens[node]
-                run = self._drafter.expand_run(node, text, kind, position, size, last)
-                self._push(node, run, prob)
-                return
+                prob = self._copy(text, expansion.sources[index], position, size, prob)
+                if not prob:
+                    return
+        node = len(self._tokens) - 1
         recent = self._path(node) + self._recent
-        self._push(node, self._drafter.expand(node, recent, depth, prob), prob)
+        self._push(node, self._drafter.expand(node, recent, self._depths[node], prob), prob)
+
+    def _copy(self, text: Text, kind: int, position: int, size: int, prob: float) -> float:
+        """Copies on after the node added last while nothing else that waits is likelier.
+
+        `position` in `text` is where the next token stands. Returns the last node's probability
+        where the text ends, 0 where others come first or nothing more can pay.
+        """
+        drafter, waiting = self._drafter, self._waiting
+        origins = drafter.context.origins if text is self._context else None
+        end = len(text) if origins is None else len(drafter.context)
+        while position < end and text[position] >= 0:
+            node = len(self._tokens) - 1
+            if origins is not None:
+                kind = origins[position]
+            size = max(-MAX_MATCH, min(size, MAX_MATCH))
+            run = drafter.expand_run(node, text, kind, position, size, self._tokens[node])
+            prob *= run.probs[0]
+            if waiting and prob < -waiting[0][0]:
+                self._pushed += 1
+                heappush(waiting, (-prob, self._pushed, node, run, 0))
+                return 0.0
+            if prob < self._needed:
+                return 0.0
+            self._has_child[node] = True
+            self._add(node, run, 0, prob)
+            if not self._goes_on(prob):
+                return 0.0
+            position += 1
+            size += 1 if size >= 0 else -1
+        return prob
 
     def _copied(self, expansion: Expansion, index: int) -> tuple[Text | None, int]:
         """Where the copied text goes on after a candidate; None where it ends or is no copy."""
@@ -141,7 +191,7 @@ class Growth:
         if position >= end or text[position] < 0:
             return None, -1
         alignment = self._drafter.alignment
-        if text is self._context and alignment.has_rewrites:
+        if text is self._context and alignment.has_proven:
             text, position = alignment.rewritten(position), 0
             return (text, 0) if text else (None, -1)
         return text, position
@@ -158,6 +208,3 @@ class Growth:
         for index, conditional in enumerate(expansion.probs):
             self._pushed += 1
             heappush(self._waiting, (-prob * conditional, self._pushed, node, expansion, index))
-
-    def _needed(self, best_rate: float, expected: float) -> float:
-        return _least_probability(self._costs[len(self._tokens) + 1 :], best_rate, expected)

@@ -26,15 +26,13 @@ def best_size(
     (1 + optimism · Σ probs) / (costs[size] + draft_seconds), all of them, because curves are
     saw-toothed; the result is 0 unless plain decoding is beaten by `margin`.
     """
-    size = min(len(probs), len(costs) - 1)
-    if size < 1:
-        return 0
-    rates = np.cumsum(probs[:size], dtype=np.float64)
-    rates *= optimism
-    rates += 1.0
-    rates /= costs[1 : size + 1] + draft_seconds
-    best = int(rates.argmax())
-    return best + 1 if rates[best] * costs[0] > 1.0 + margin else 0
+    expected, best, best_rate = 1.0, 0, (1.0 + margin) / costs.item(0) if len(costs) else 0.0
+    for size, (prob, cost) in enumerate(zip(probs.tolist(), costs[1:].tolist(), strict=False), 1):
+        expected += optimism * prob
+        rate = expected / (cost + draft_seconds)
+        if rate > best_rate:
+            best, best_rate = size, rate
+    return best
 
 
 class Account:
