@@ -22,7 +22,6 @@ import sssd_local.cli_models
 import sssd_local.llm
 from sssd_local.chat.settings import ChatSettings
 from sssd_local.cli import main
-from sssd_local.cli_options import run_options
 from sssd_local.config import GenerationConfig, ModelConfig, SamplingConfig
 from sssd_local.errors import ModelError, SSSDError
 from sssd_local.llm import Chunk
@@ -295,7 +294,6 @@ def test_every_option_is_in_the_table_above() -> None:
     assert "SSSD_LOCAL_TEMPERATURE" in variables
     assert all(variable.startswith("SSSD_LOCAL_") for variable in variables)
     assert len(set(variables)) == len(variables)
-    assert callable(run_options)
 
 
 @pytest.mark.parametrize("arguments", [["--swa-full"], ["--no-swa-full"], []])
