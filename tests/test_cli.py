@@ -191,6 +191,23 @@ def test_without_any_prompt_it_is_a_usage_error(fake: type[FakeLLM]) -> None:
     assert "give a PROMPT" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("model", "code", "message"),
+    [
+        ("What is new?", 1, 'error: What is new?: no model has this name; to ask the embedded one: '
+         'run tiny "What is new?"'),
+        ("Hello", 1, "error: Hello: there is no such file, and no model of that name; "
+         "`sssd-local models` lists those here"),
+        # A download would be too much for an error.
+        ("hf:a/b", 2, "Error: give a PROMPT, or pipe one to stdin"),
+    ],
+)  # fmt: skip
+def test_a_question_in_the_place_of_the_model(model: str, code: int, message: str) -> None:
+    result = call(model)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert result.stderr.splitlines()[-1] == message
+
+
 @pytest.mark.parametrize("prompt", ["", " ", "\n\t"])
 @pytest.mark.parametrize("raw", [[], ["--raw"]])
 def test_an_empty_prompt_is_a_usage_error(fake: type[FakeLLM], prompt: str, raw: list[str]) -> None:
