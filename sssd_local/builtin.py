@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from sssd_local.errors import ModelError
@@ -22,8 +23,7 @@ def tiny_path() -> Path:
 
 def is_builtin(path: Path) -> bool:
     """Whether this file is one that the package ships."""
-    data = files("sssd_local") / "data"
-    return any(path == data / file for file in BUILTIN_MODELS.values())
+    return any(path == _packaged(name) for name in BUILTIN_MODELS)
 
 
 def builtin_path(name: str) -> Path | None:
@@ -35,7 +35,7 @@ def builtin_path(name: str) -> Path | None:
 
 
 def _file_of(name: str) -> Path:
-    found = files("sssd_local") / "data" / BUILTIN_MODELS[name]
+    found = _packaged(name)
     # llama.cpp maps the file, so one inside a zip archive is of no use.
     if not isinstance(found, Path) or not found.is_file():
         raise ModelError(
@@ -43,3 +43,7 @@ def _file_of(name: str) -> Path:
             "or name a GGUF file"
         )
     return found
+
+
+def _packaged(name: str) -> Traversable:
+    return files("sssd_local") / "data" / BUILTIN_MODELS[name]

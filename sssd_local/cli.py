@@ -77,7 +77,7 @@ def run(
             values[one] = None
     text = with_stdin(prompt)
     if text is None:
-        _check_chat(raw, values)
+        _check_chat(model, raw, values)
     elif values["go_on"]:
         raise click.UsageError("--continue goes on with a chat; leave out PROMPT")
     if system_file is not None:
@@ -157,11 +157,14 @@ def _is_typed(name: str) -> bool:
     return source == click.core.ParameterSource.COMMANDLINE
 
 
-def _check_chat(raw: bool, values: dict[str, Any]) -> None:
-    """Raises UsageError where no chat is possible."""
+def _check_chat(model: str | None, raw: bool, values: dict[str, Any]) -> None:
+    """Raises UsageError where no chat is possible, ModelError where MODEL was meant as PROMPT."""
     from sssd_local.chat.markdown import can_render
+    from sssd_local.hub_files import PREFIX
 
     if not is_terminal(sys.stdin):
+        if model is not None and not model.startswith(PREFIX):
+            named_model(model)
         raise click.UsageError("give a PROMPT, or pipe one to stdin")
     if raw:
         raise click.UsageError("--raw needs a PROMPT; a chat goes through a template")

@@ -38,7 +38,9 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 )
 @click.option("--csv", "csv_file", type=_FILE, help="Write a row per answer here.")
 @click.option("--json", "json_file", type=_FILE, help="Write all figures here.")
-@click.option("--plot", "plot_file", type=_FILE, help="Draw a .png, .svg or .pdf.")
+@click.option(
+    "--plot", "plot_file", type=_FILE, help="Draw a .png, .svg or .pdf (needs sssd-local[bench])."
+)
 @model_options
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def bench(
@@ -60,9 +62,10 @@ def bench(
     from sssd_local import measure_report as report
     from sssd_local.llm import LLM
     from sssd_local.measure import Measurement, measure, read_prompts
+    from sssd_local.plot import check_plot
 
     if plot_file is not None:
-        report.check_plot(plot_file)
+        check_plot(plot_file)
     path = named_model(model)
     found = Measurement(read_prompts(prompts, path))
     stopped, status = False, StatusLine()

@@ -36,9 +36,6 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             if debug:
                 traceback.print_exc()
             sys.exit(EXIT_INTERRUPTED)
-        except BrokenPipeError:
-            discard_stdout()
-            sys.exit(EXIT_PIPE)
         finally:
             signal.signal(signal.SIGTERM, previous)
 
@@ -46,7 +43,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 
 class Program(click.Group):
-    """A group of commands whose help, too, ends in one line when it cannot be written."""
+    """A group of commands that ends quietly or in one line when nobody takes its output."""
 
     def main(self, *args: Any, **settings: Any) -> Any:
         """Runs the command line."""
@@ -60,6 +57,14 @@ class Program(click.Group):
             line = printable(f"error: {what}: {error.strerror or error}")
             click.echo(line, err=True)
             sys.exit(EXIT_ERROR)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            discard_stdout()
+            sys.exit(EXIT_PIPE)
 
 
 def discard_stdout() -> None:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import sys
 from collections.abc import Iterable
-from contextlib import suppress
 
 import click
 
 from sssd_local.config import KV_TYPES
-
-EXIT_PIPE = 141
 
 
 @click.argument("model", type=click.Path())
@@ -44,18 +38,9 @@ def info(model: str, ctxs: tuple[int, ...], kv_type: str, as_json: bool) -> None
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Writes lines to stdout; ends the program with one line when it takes no more."""
+    """Writes lines to stdout; raises OSError, for `Program` to tell, when it takes no more."""
     text = "".join(f"{line}\n" for line in lines)
-    try:
-        click.echo(text.encode("utf-8", "replace"), nl=False)
-    except OSError as error:
-        # Python would try again at exit, and complain.
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if error.errno == errno.EPIPE:
-            sys.exit(EXIT_PIPE)
-        click.echo(f"error: the output cannot be written: {error.strerror}", err=True)
-        sys.exit(1)
+    click.echo(text.encode("utf-8", "replace"), nl=False)
 
 
 def printable(line: str) -> str:

@@ -27,7 +27,7 @@ _OPTIONS = (
     click.option("--fresh", is_flag=True, help="Measure even if a full probe is kept."),
     click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table."),
     click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-                 help="Draw the curves to a PNG or SVG file (needs sssd-local[bench])."),
+                 help="Draw the curves: a .png, .svg or .pdf (needs sssd-local[bench])."),
     click.option("--list", "list_kept", is_flag=True, help="Tell what is kept, measure nothing."),
     click.option("--forget", is_flag=True,
                  help="Remove what is kept for MODEL, or everything without MODEL."),

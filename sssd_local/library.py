@@ -177,7 +177,8 @@ def _unknown(name: str, models: list[LocalModel]) -> str:
         if name.startswith(address):
             repo = "/".join(name.removeprefix(address).split("/")[:2])
             return f"{name} is an address; a model of the hub is named {PREFIX}{repo}"
-    same = [str(model.path) for model in models if _is_called(model, name)]
+    stem = name.casefold().removesuffix(".gguf")
+    same = [str(m.path) for m in models if ModelFiles((m.path.name,)).stem.casefold() == stem]
     if same:
         return f"{name}: several models have that name; give the path: {' or '.join(same)}"
     near = _nearest(name, models)
@@ -192,12 +193,6 @@ def _unknown(name: str, models: list[LocalModel]) -> str:
         f"{name}: there is no such file, and no model of that name{hint or ';'} "
         "`sssd-local models` lists those here"
     )
-
-
-def _is_called(model: LocalModel, name: str) -> bool:
-    """Whether a model that goes by its path has this short name, as another one does."""
-    stem = model.path.name.casefold().removesuffix(".gguf")
-    return model.name == str(model.path) and stem == name.casefold().removesuffix(".gguf")
 
 
 def _looks_like_a_path(name: str) -> bool:

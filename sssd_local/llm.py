@@ -167,19 +167,13 @@ class LLM:
         call.stop = (*call.generation.stop, *self._template.stop)
         call.record = self._session.record
         ctx = self._open_context().ctx
-        kept = checked_messages(messages)
-        if call.generation.overflow == "stop":
-            self._session.left_out = []
-        else:
-            kept = overflow.fit_turns(self._session, kept, ctx)
-        tokens = np.array(self._session.encode(kept), np.int32)
-        if call.generation.overflow == "drop-oldest":
-            call.make_room = overflow.drop_turns(self._session, kept, ctx)
-        elif call.generation.overflow == "shift":
-            bos = int(self._model.facts.add_bos)
-            call.make_room = overflow.shift(
-                overflow.system_length(self._session, kept, tokens, bos)
-            )
+        tokens, call.make_room = overflow.plan_chat(
+            self._session,
+            checked_messages(messages),
+            ctx,
+            call.generation.overflow,
+            int(self._model.facts.add_bos),
+        )
         return self._start(tokens, call)
 
     def resume_chat(self, messages: Sequence[Message]) -> None:

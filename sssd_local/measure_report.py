@@ -5,15 +5,12 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from dataclasses import asdict, fields
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from sssd_local.errors import ConfigError, SSSDError
+from sssd_local.errors import SSSDError
 from sssd_local.measure import AUTO, OFF, Measurement, Run
 from sssd_local.plot import new_figure
-
-PLOT_KINDS = (".png", ".svg", ".pdf")
 
 
 def table(found: Measurement) -> str:
@@ -98,16 +95,6 @@ def write_csv(path: Path, found: Measurement) -> None:
         writer = csv.DictWriter(file, [item.name for item in fields(Run)])
         writer.writeheader()
         writer.writerows(asdict(run) for run in found.runs)
-
-
-def check_plot(path: Path) -> None:
-    """Raises ConfigError for a kind of file, or without the library, that cannot be drawn."""
-    if path.suffix.lower() not in PLOT_KINDS:
-        raise ConfigError(f"a plot is a {', '.join(PLOT_KINDS)} file, not {path.name!r}")
-    try:
-        import_module("matplotlib.figure")
-    except ImportError as error:
-        raise ConfigError("a plot needs matplotlib: pip install 'sssd-local[bench]'") from error
 
 
 def write_plot(path: Path, found: Measurement) -> None:

@@ -36,6 +36,23 @@ def shift(num_kept: int) -> MakeRoom:
     return make_room
 
 
+def plan_chat(
+    session: ChatSession, messages: Sequence[AnyMessage], ctx: int, how: str, num_bos: int
+) -> tuple[Int32Array, MakeRoom]:
+    """A conversation's tokens, without its oldest turns where it must, and its maker of room.
+
+    `how` is the option `overflow`. Raises ContextFullError.
+    """
+    if how == "stop":
+        session.left_out = []
+        return np.array(session.encode(messages), np.int32), stop
+    kept = fit_turns(session, messages, ctx)
+    tokens = np.array(session.encode(kept), np.int32)
+    if how == "drop-oldest":
+        return tokens, drop_turns(session, kept, ctx)
+    return tokens, shift(system_length(session, kept, tokens, num_bos))
+
+
 def system_length(
     session: ChatSession, messages: Sequence[AnyMessage], tokens: Int32Array, otherwise: int
 ) -> int:

@@ -1,4 +1,4 @@
-"""Cost curves as a picture."""
+"""Pictures: what they need, and the cost curves of a probe."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ from typing import Any
 
 from sssd_local.errors import ConfigError, SSSDError
 
-FORMATS = (".png", ".svg")
+FORMATS = (".png", ".svg", ".pdf")
 
 
 def check_plot(path: Path) -> None:
-    """Raises SSSDError where `plot_curves` could not write, before anything is measured."""
+    """Raises SSSDError where no picture could be written, before anything is measured."""
     if path.suffix.lower() not in FORMATS:
-        raise ConfigError(f"--plot needs a file name that ends in .png or .svg, got {path.name!r}")
+        raise ConfigError(f"a plot is a {', '.join(FORMATS)} file, not {path.name!r}")
     if not path.parent.is_dir():
         raise SSSDError(f"cannot write {path}: there is no folder {path.parent}")
     try:
-        import matplotlib  # noqa: F401
+        import_module("matplotlib.figure")
     except ImportError as error:
-        raise SSSDError(
-            "--plot needs matplotlib; install it with pip install 'sssd-local[bench]'"
-        ) from error
+        raise SSSDError("a plot needs matplotlib: pip install 'sssd-local[bench]'") from error
 
 
 def new_figure(width: float, height: float) -> tuple[Any, Any]:

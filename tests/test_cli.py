@@ -22,7 +22,6 @@ import sssd_local.cli_models
 import sssd_local.llm
 from sssd_local.chat.settings import ChatSettings
 from sssd_local.cli import main
-from sssd_local.cli_options import run_options
 from sssd_local.config import GenerationConfig, ModelConfig, SamplingConfig
 from sssd_local.errors import ModelError, SSSDError
 from sssd_local.llm import Chunk
@@ -192,6 +191,23 @@ def test_without_any_prompt_it_is_a_usage_error(fake: type[FakeLLM]) -> None:
     assert "give a PROMPT" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("model", "code", "message"),
+    [
+        ("What is new?", 1, 'error: What is new?: no model has this name; to ask the embedded one: '
+         'run tiny "What is new?"'),
+        ("Hello", 1, "error: Hello: there is no such file, and no model of that name; "
+         "`sssd-local models` lists those here"),
+        # A download would be too much for an error.
+        ("hf:a/b", 2, "Error: give a PROMPT, or pipe one to stdin"),
+    ],
+)  # fmt: skip
+def test_a_question_in_the_place_of_the_model(model: str, code: int, message: str) -> None:
+    result = call(model)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert result.stderr.splitlines()[-1] == message
+
+
 @pytest.mark.parametrize("prompt", ["", " ", "\n\t"])
 @pytest.mark.parametrize("raw", [[], ["--raw"]])
 def test_an_empty_prompt_is_a_usage_error(fake: type[FakeLLM], prompt: str, raw: list[str]) -> None:
@@ -295,7 +311,6 @@ def test_every_option_is_in_the_table_above() -> None:
     assert "SSSD_LOCAL_TEMPERATURE" in variables
     assert all(variable.startswith("SSSD_LOCAL_") for variable in variables)
     assert len(set(variables)) == len(variables)
-    assert callable(run_options)
 
 
 @pytest.mark.parametrize("arguments", [["--swa-full"], ["--no-swa-full"], []])

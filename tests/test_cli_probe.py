@@ -114,16 +114,6 @@ def test_the_picture_is_written(tiny_model: TinyModel, tmp_path: Path, suffix: s
     assert start.startswith(b"\x89PNG") if suffix == "png" else b"<svg" in file.read_bytes()
 
 
-def test_a_picture_that_cannot_be_written_is_said_before_measuring(
-    tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(costs, "full_probe", None)
-    result = call(str(tiny_model()), "--plot", str(tmp_path / "a.pdf"))
-    assert (result.exit_code, "ends in .png or .svg" in result.stderr) == (2, True)
-    result = call(str(tiny_model()), "--plot", str(tmp_path / "none" / "a.png"))
-    assert (result.exit_code, "there is no folder" in result.stderr) == (1, True)
-
-
 def test_what_is_kept_is_listed_and_forgotten(tiny_model: TinyModel, surveys: list[Plan]) -> None:
     path = tiny_model()
     assert "nothing is kept" in call("--list").stdout

@@ -235,6 +235,17 @@ def test_a_name_of_several_models_is_told_with_their_paths() -> None:
     )
 
 
+def test_split_models_of_one_name_are_told_with_their_first_parts() -> None:
+    paths = [ours(f"{place}/m-00001-of-00002.gguf", 8 + place) for place in (1, 2)]
+    for place in (1, 2):
+        ours(f"{place}/m-00002-of-00002.gguf")
+    with pytest.raises(ModelError) as error:
+        find_model("M")
+    assert str(error.value) == (
+        f"M: several models have that name; give the path: {paths[0]} or {paths[1]}"
+    )
+
+
 def test_the_nearest_files_of_a_folder_are_offered(tmp_path: Path) -> None:
     near, wanted = write(tmp_path / "Qwen3-4B-Q4_0.gguf"), tmp_path / "qwen3-4b-q4_1.gguf"
     write(tmp_path / "notes.txt")

@@ -28,7 +28,6 @@ from sssd_local.measure import (
 )
 from sssd_local.measure_report import (
     as_dict,
-    check_plot,
     sentences,
     table,
     write_csv,
@@ -205,24 +204,11 @@ def test_files(tmp_path: Path) -> None:
 def test_plot(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     for name in ("x.png", "x.svg"):
-        check_plot(tmp_path / name)
         write_plot(tmp_path / name, made_up())
     for word in ("chat", "JSON", "all", "off", "auto", "2.00×"):
         assert f"<!-- {word} -->" in (tmp_path / "x.svg").read_text("utf-8")
     with pytest.raises(SSSDError, match="nothing to plot"):
         write_plot(tmp_path / "y.png", Measurement(PROMPTS))
-
-
-def test_plots_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"a plot is a \.png, \.svg, \.pdf file, not 'x\.txt'"):
-        check_plot(tmp_path / "x.txt")
-
-    def missing(name: str) -> None:
-        raise ImportError(name)
-
-    monkeypatch.setattr("sssd_local.measure_report.import_module", missing)
-    with pytest.raises(ConfigError, match=r"pip install 'sssd-local\[bench\]'"):
-        check_plot(tmp_path / "x.png")
 
 
 def test_a_model_is_measured_in_turn(tiny_model: Callable[..., Path]) -> None:

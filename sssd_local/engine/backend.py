@@ -246,6 +246,18 @@ def gpu_names() -> list[str]:
     return [describe(one).decode("utf-8", "replace") for one in devices if kind(one) in _GPU_KINDS]
 
 
+def json_schema_to_grammar(schema: str) -> str:
+    """GBNF for a JSON schema, by llama-cpp-python's converter; raises BackendError."""
+    from llama_cpp.llama_grammar import json_schema_to_gbnf
+
+    try:
+        return str(json_schema_to_gbnf(schema))
+    except RecursionError as error:
+        raise BackendError("the JSON schema is nested too deeply") from error
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise BackendError(f"the JSON schema cannot be used: {error or type(error)}") from error
+
+
 def build_name() -> str:
     """Names the llama.cpp build: package version, library version and CPU or GPU features."""
     library = C.llama_version().decode("utf-8", "replace")

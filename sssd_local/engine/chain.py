@@ -122,15 +122,3 @@ def new_draw(
         yield C.llama_sampler_init_min_p(min_p, 1)
     yield C.llama_sampler_init_temp(temperature)
     yield C.llama_sampler_init_dist(seed)
-
-
-def json_schema_to_grammar(schema: str) -> str:
-    """GBNF for a JSON schema, by llama-cpp-python's converter; raises BackendError."""
-    from llama_cpp.llama_grammar import json_schema_to_gbnf
-
-    try:
-        return str(json_schema_to_gbnf(schema))
-    except RecursionError as error:
-        raise BackendError("the JSON schema is nested too deeply") from error
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-        raise BackendError(f"the JSON schema cannot be used: {error or type(error)}") from error

@@ -13,6 +13,7 @@ from sssd_local.draft.recycle import NO_TOKEN as NO_RUNNER_UP
 from sssd_local.draft.recycle import TOP_K
 from sssd_local.draft.tree import Float32Array, Int32Array
 from sssd_local.engine import chain
+from sssd_local.engine.backend import json_schema_to_grammar
 from sssd_local.engine.model import Model
 from sssd_local.errors import BackendError, ConfigError
 
@@ -126,7 +127,7 @@ def _links(model: Model, config: SamplingConfig, prompt: Int32Array) -> Iterator
         )
     grammar = config.grammar
     if config.json_schema is not None:
-        grammar = chain.json_schema_to_grammar(config.json_schema)
+        grammar = json_schema_to_grammar(config.json_schema)
     if grammar is not None:
         yield chain.new_grammar(model, grammar)
     if config.temperature == 0:

@@ -37,5 +37,5 @@ def test_the_picture_is_written(tmp_path: Path) -> None:
 
 
 def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SSSDError, match=r"ends in \.png or \.svg"):
+    with pytest.raises(SSSDError, match=r"a plot is a \.png, \.svg, \.pdf file"):
         curve.plot(curves_of(LINES), tmp_path / "loss.txt")
