@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,11 +13,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from sssd_local.draft.datastore import Segment, TokenArray
+from sssd_local.files import make_folder
 from sssd_local.store.datastores import store_problems
 from sssd_local.store.errors import BusyStoreError, DamagedStoreError
 from sssd_local.store.lock import WriterLock
 from sssd_local.store.manifest import NAME, Manifest, read_manifest, write_manifest
-from sssd_local.store.memory_choice import secure_folder
 from sssd_local.store.memory_turn import Turn, Worth
 from sssd_local.store.segment import SegmentRecord, SourceRecord, damage
 from sssd_local.store.store import (
@@ -39,6 +40,7 @@ PATIENCE_SECONDS = 10.0
 TRY_SECONDS = 0.02
 
 Result = TypeVar("Result")
+_FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 
 
 class KeptChats:
@@ -71,7 +73,7 @@ class KeptChats:
         Work and writing are those of the turns, and now and then of what is merged with them.
         """
         with writing(self.folder):
-            secure_folder(self.folder.parent)
+            _secure(self.folder)
         fresh = replace(fresh, segment_tokens=SEGMENT_TOKENS)
         with _hinting(), create_store(self.folder, fresh) as store:
             store.append([turn.tokens for turn in turns], [_source(turn) for turn in turns])
@@ -173,12 +175,23 @@ def _hinting() -> Iterator[None]:
         ) from error
 
 
+def _secure(folder: Path) -> None:
+    """Makes a folder of chats with its parents, for the user only. Raises OSError.
+
+    A parent that was there is the user's own, and stays as it is.
+    """
+    make_folder(folder)
+    if folder.stat().st_mode & 0o077:
+        folder.chmod(0o700)
+
+
 def kept_chats(root: Path) -> list[KeptChats]:
     """The chats of all tokenizers, also those whose files are damaged or half deleted."""
     if not root.is_dir():
         return []
     with reading(root):
-        folders = sorted(path for path in root.iterdir() if path.is_dir())
+        # In a home of the user's own there may be other folders.
+        folders = sorted(p for p in root.iterdir() if _FINGERPRINT.fullmatch(p.name) and p.is_dir())
         return [KeptChats(folder) for folder in folders if any(folder.iterdir())]
 
 

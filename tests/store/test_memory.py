@@ -6,8 +6,10 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from sssd_local.store.memory import Memory, chosen_memory, make_memory
 from sssd_local.store.memory_chats import KeptChats
 from sssd_local.store.memory_choice import Choice, memory_folder, write_choice
 from sssd_local.store.memory_turn import Worth
-from tests.store.memories import all_bytes, ids, says, stats, texts, turn
+from tests.store.memories import FOLDER, all_bytes, ids, says, stats, texts, turn
 from tests.store.stores import new_manifest
 
 TinyModel = Callable[..., Path]
@@ -154,7 +156,7 @@ def test_tokenizers_have_folders_of_their_own(memory: Memory, tiny_model: TinyMo
 
 
 def test_large_vocabularies(tmp_path: Path) -> None:
-    kept = KeptChats(tmp_path / "x" / "abc")
+    kept = KeptChats(tmp_path / "x" / FOLDER)
     tokens = [70_000, 128_255, 32_768]
     kept.add(new_manifest(128_256), [turn(tokens)])
     assert texts(kept) == [("a", tokens)]
@@ -308,6 +310,60 @@ def test_a_busy_store_loses_nothing(
         assert "is being written by another process" in memory.problem
     memory.close()
     assert len(texts(kept)) == 2
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "sleep", self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_closing_waits_for_another_process_only_so_long_however_often(
+    memory: Memory, kept: KeptChats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say(memory, [1, 2], [3])
+    memory.close()
+    clock = Clock(monkeypatch)
+    with WriterLock(kept.folder):
+        say(memory, [1, 2, 3, 4], [5])
+        assert memory._writer is not None
+        memory._writer.join()
+        assert 10 <= clock.now < 10.05
+        for _ in range(3):
+            memory.close()
+        assert 20 <= clock.now < 20.05
+    # What is said after it is waited for again.
+    with WriterLock(kept.folder):
+        say(memory, [1, 2, 3, 4, 5, 6], [7])
+        memory._writer.join()
+        assert 30 <= clock.now < 30.1
+    memory.close()
+    assert [tokens[-1] for _, tokens in texts(kept)] == [3, 5, 7]
+
+
+def test_tidying_waits_for_nobody(
+    memory: Memory, kept: KeptChats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    lock = WriterLock(kept.folder)
+    add = memory._chats.add
+
+    def add_then_lose_the_lock(*arguments: Any) -> None:
+        add(*arguments)
+        lock.__enter__()
+
+    monkeypatch.setattr(memory._chats, "add", add_then_lose_the_lock)
+    say(memory, [1, 2], [3])
+    memory.close()
+    lock.__exit__(None, None, None)
+    assert (clock.now, memory.problem) == (0.0, "")
+    assert [tokens for _, tokens in texts(kept)] == [[1, 2, 3]]
 
 
 def test_two_chats_at_once_lose_nothing(model: Path, kept: KeptChats) -> None:
