@@ -65,7 +65,11 @@ class KeptChats:
         if not self.exists:
             return []
         with reading(self.folder):
-            return read_segments(self.folder)[1]
+            try:
+                return read_segments(self.folder)[1]
+            except FileNotFoundError:
+                # Another program forgot everything just now.
+                return []
 
     def add(self, fresh: Manifest, turns: Sequence[Turn]) -> None:
         """Keeps turns; `fresh` describes a store that is not there yet. Raises StoreError.
