@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -14,10 +15,10 @@ from sssd_local.draft.datastore import Datastore, Segment
 from sssd_local.draft.tree import Int32Array, TokenSource
 from sssd_local.gguf_file import Header
 from sssd_local.stats import Stats
-from sssd_local.store.errors import StoreError
+from sssd_local.store.errors import BusyStoreError, StoreError
 from sssd_local.store.fingerprint import tokenizer_of
 from sssd_local.store.manifest import Manifest
-from sssd_local.store.memory_chats import KeptChats, patiently
+from sssd_local.store.memory_chats import PATIENCE_SECONDS, KeptChats, patiently
 from sssd_local.store.memory_choice import DEFAULT_MAX_MB, memory_folder, read_choice
 from sssd_local.store.memory_turn import ChatCutter, Turn, Worth
 from sssd_local.store.order import context_order
@@ -66,6 +67,8 @@ class Memory:
         self._writer: threading.Thread | None = None
         # Whether the writer still looks for turns.
         self._writes = False
+        # When the writer stops waiting for another process; set by `close`.
+        self._give_up_at = math.inf
 
     def open(self, model: str | os.PathLike[str], header: Header | None = None) -> Datastore:
         """Makes ready for a GGUF file, of which only the header is needed; returns `source`.
@@ -101,6 +104,7 @@ class Memory:
         tokens = self._cutter.cut(prompt, answer)
         if self._keep is False or len(tokens) < LEAST_TOKENS:
             return
+        self._give_up_at = math.inf
         if self._is_ended:
             self._names, self._is_ended = set(), False
         self._names.add(self._cutter.chat)
@@ -126,6 +130,7 @@ class Memory:
     def decide(self, keep: bool) -> None:
         """The user's answer: keeps the turns held and all to come, or none of them."""
         self._keep = keep
+        self._give_up_at = math.inf
         if keep:
             self._start_writer()
         else:
@@ -153,7 +158,11 @@ class Memory:
         return number
 
     def close(self) -> None:
-        """Waits until what is to be kept is written; harmless twice."""
+        """Waits until what is to be kept is written; harmless twice.
+
+        For another process it waits PATIENCE_SECONDS at most, all calls together.
+        """
+        self._give_up_at = min(self._give_up_at, time.monotonic() + PATIENCE_SECONDS)
         if self._keep and self._held:
             self._start_writer()
         writer = self._writer
@@ -193,11 +202,13 @@ class Memory:
         _step_back()
         try:
             while turns := self._waiting():
-                patiently(partial(self._chats.add, self._fresh, turns))
+                patiently(partial(self._chats.add, self._fresh, turns), lambda: self._give_up_at)
                 with self._lock:
                     self._held = [turn for turn in self._held if turn not in turns]
                 self.problem = ""
-            patiently(partial(self._chats.tidy, self._max_bytes))
+            # Whoever has the lock, or writes next, does it as well.
+            with suppress(BusyStoreError):
+                self._chats.tidy(self._max_bytes)
         except (StoreError, OSError, ValueError, MemoryError) as error:
             self.problem = str(error) or "there is no memory left"
             with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -205,17 +206,19 @@ def last_chat(chats: Iterable[KeptChats]) -> str | None:
     return max(sources, key=lambda source: source.time).name if sources else None
 
 
-def patiently(action: Callable[[], Result]) -> Result:
+def patiently(
+    action: Callable[[], Result], until: Callable[[], float] = lambda: math.inf
+) -> Result:
     """Does what needs a store's lock, trying again while another process has it.
 
-    Raises BusyStoreError where that lasts.
+    Raises BusyStoreError where that lasts, or `time.monotonic()` passes `until`.
     """
     end = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
             return action()
         except BusyStoreError:
-            if time.monotonic() >= end:
+            if time.monotonic() >= min(end, until()):
                 raise
         time.sleep(TRY_SECONDS)
 
