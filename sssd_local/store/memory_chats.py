@@ -8,13 +8,13 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TypeVar
 
 from sssd_local.draft.datastore import Segment, TokenArray
-from sssd_local.files import make_folder
+from sssd_local.files import make_folder, overwrite
 from sssd_local.store.datastores import store_problems
 from sssd_local.store.errors import BusyStoreError, DamagedStoreError
 from sssd_local.store.lock import WriterLock
@@ -273,12 +273,8 @@ def _names(manifest: Manifest) -> set[str]:
 
 def _overwrite(folder: Path, names: Iterable[str]) -> None:
     for name in names:
-        path = folder / name
         # What cannot be overwritten is still deleted.
-        with suppress(OSError), path.open("r+b") as file:
-            file.write(bytes(path.stat().st_size))
-            file.flush()
-            os.fsync(file.fileno())
+        overwrite(folder / name)
 
 
 def _open_to_others(paths: Iterable[Path]) -> list[str]:
