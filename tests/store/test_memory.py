@@ -366,6 +366,85 @@ def test_tidying_waits_for_nobody(
     assert [tokens for _, tokens in texts(kept)] == [[1, 2, 3]]
 
 
+LETTERS = {token: bytes([token]) for token in range(128)}
+SECRET = list(b"hunter2-correct-horse")
+
+
+def letters(text: str) -> list[int]:
+    return list(text.encode())
+
+
+@pytest.fixture
+def careful(model: Path) -> Iterator[Memory]:
+    """A memory that ignores passwords, with a token for each letter."""
+    made = Memory(ignore=["(?i)password"])
+    made.open(model)
+    made.piece = LETTERS.__getitem__
+    yield made
+    made.close()
+
+
+def test_ignored_lines_are_neither_on_disk_nor_drafted_from(
+    careful: Memory, kept: KeptChats
+) -> None:
+    question = letters("Log me in.\nMy password is ") + SECRET + letters("\nThanks!\n")
+    answer = letters("Sure.\nPassword: ") + SECRET + letters("\nDone.\n")
+    say(careful, question, answer)
+    careful.close()
+    careful.begin(ids(letters("another chat")))
+    for part in (SECRET, SECRET[:4], letters("assw")):
+        assert not says(memory_folder(), part)
+    runs = [tokens for _, tokens in texts(kept)]
+    assert ["".join(map(chr, tokens)) for tokens in runs] == [
+        "Log me in.\n", "\nThanks!\nSure.\n", "\nDone.\n",
+    ]  # fmt: skip
+    # Nothing goes on over the place of the line.
+    assert careful.source.candidates(letters("in.\n")[::-1]).match_length == 1
+    assert careful.source.candidates(letters("ank")[::-1]).tokens == [ord("s")]
+
+
+def test_ignored_lines_are_not_held_for_the_question(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory(keep=None, ignore=["password"])
+    memory.open(model)
+    memory.piece = LETTERS.__getitem__
+    say(memory, letters("password ") + SECRET, letters("!"))
+    assert not memory.asks
+    say(memory, letters("fine\npassword ") + SECRET, letters("\nfine"))
+    assert [turn.tokens.tolist() for turn in memory._held] == [
+        letters("fine\n"), letters("\nfine"),
+    ]  # fmt: skip
+    found: list[Segment] = []
+    monkeypatch.setattr(memory.source, "read", found.extend)
+    memory.begin(ids(letters("another chat")))
+    (segment,) = found
+    end = memory.source.num_vocab
+    assert segment.tokens.tolist() == [end, *letters("fine\n"), end, *letters("\nfine"), end]
+
+
+def test_what_a_later_turn_repeats_of_an_ignored_line_is_ignored(
+    careful: Memory, kept: KeptChats
+) -> None:
+    first = letters("a\npassword ") + SECRET
+    say(careful, first, letters("5"))
+    say(careful, [*first, *letters("5678")], letters("\nwell\n"))
+    careful.close()
+    assert [tokens for _, tokens in texts(kept)] == [letters("a\n"), letters("\nwell\n")]
+    assert sum(kept.days().values(), Worth()).answers == 2
+
+
+def test_without_a_vocabulary_nothing_is_kept_that_might_be_ignored(model: Path) -> None:
+    memory = Memory(ignore=["password"])
+    memory.open(model)
+    say(memory, [1, 2], [3])
+    memory.close()
+    assert memory.problem == (
+        "lines to ignore cannot be told without a vocabulary; nothing is kept"
+    )
+    assert not memory_folder().exists()
+
+
 def test_two_chats_at_once_lose_nothing(model: Path, kept: KeptChats) -> None:
     memories = [Memory(), Memory()]
     for memory in memories:
