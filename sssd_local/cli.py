@@ -11,7 +11,13 @@ import click
 from sssd_local import __version__
 from sssd_local.cli_answer import Progress, check_text, print_answer, with_stdin
 from sssd_local.cli_bench import bench
-from sssd_local.cli_config import ConfiguredCommand, check_environment, config, config_option
+from sssd_local.cli_config import (
+    IGNORE,
+    ConfiguredCommand,
+    check_environment,
+    config,
+    config_option,
+)
 from sssd_local.cli_datastore import datastore
 from sssd_local.cli_guard import EXIT_USAGE, Program, guarded
 from sssd_local.cli_info import info
@@ -142,7 +148,8 @@ def _memory(values: dict[str, Any], *, is_chat: bool) -> Memory | None:
 
     is_typed = is_terminal(sys.stdin) and is_terminal(sys.stdout)
     may_write = is_typed and not (values["private"] or values["no_history"])
-    return chosen_memory(may_write=may_write, may_ask=is_chat)
+    ignore = click.get_current_context().meta.get(IGNORE, ())
+    return chosen_memory(may_write=may_write, may_ask=is_chat, ignore=ignore)
 
 
 def _is_overruled(name: str, by: str) -> bool:

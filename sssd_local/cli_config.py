@@ -21,6 +21,8 @@ from sssd_local.settings import CONFLICTS, Setting, load_settings, option_keys
 
 PREFIX = "SSSD_LOCAL_"
 VARIABLE = "SSSD_LOCAL_CONFIG"
+# Where a command finds the lines that memory is to ignore.
+IGNORE = "sssd_local.ignore"
 _LEFT_OUT = frozenset({"config", "help", "go_on"})
 
 config_option = click.option(
@@ -91,6 +93,7 @@ class ConfiguredCommand(click.Command):
                 for other in CONFLICTS.get(option.name or "", ()):
                     found.pop(other, None)
         ctx.meta["sssd_local.settings_file"] = settings.path
+        ctx.meta[IGNORE] = settings.ignore
         return found
 
     def _unnamed(self) -> str | None:
@@ -143,7 +146,9 @@ def show(model: str | None, **values: Any) -> None:
     wide = max(len(f"{name} = {text}") for name, text, _ in rows)
     column = min(wide, 48)
     lines = (f"{f'{name} = {text}':<{column}}  # {origin}" for name, text, origin in rows)
-    print_lines([title, *lines])
+    ignore = ctx.meta[IGNORE]
+    memory = [f"{f'memory.ignore = {_text(ignore)}':<{column}}  # [memory]"] if ignore else []
+    print_lines([title, *lines, *memory])
     try:
         check_values(values)
     except ConfigError as error:

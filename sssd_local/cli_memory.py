@@ -77,12 +77,17 @@ def path() -> None:
 @click.option("--since", metavar="TIME", help="All since 2h, 7d or 2026-01-31.")
 @click.option("--chat", metavar="NAME", help="One chat, named as in `export`.")
 @click.option("--damaged", is_flag=True, help="Only what cannot be read any more.")
-@click.option("--all", "everything", is_flag=True, help="All of it.")
+@click.option(
+    "--all", "everything", is_flag=True, help="All of it, also what was typed and the last chat."
+)
 @_guarded
 def forget(
     last: bool, since: str | None, chat: str | None, damaged: bool, everything: bool
 ) -> None:
-    """Deletes chats for good: files are overwritten, then removed. Asks nothing."""
+    """Deletes chats for good: files are overwritten, then removed. Asks nothing.
+
+    With --all what was typed in chats and the last chat, for `run -c`, go as well.
+    """
     from sssd_local.store import memory_forget
     from sssd_local.store.memory_choice import memory_folder
 
@@ -90,8 +95,11 @@ def forget(
         raise click.UsageError("say what: --last, --since TIME, --chat NAME, --damaged or --all")
     root = memory_folder()
     if everything:
-        memory_forget.forget_all(root)
-        print_lines(["all chats are forgotten", *map(printable, _kept_elsewhere())])
+        try:
+            memory_forget.forget_all(root)
+        finally:
+            deleted = list(_forget_kept())
+        print_lines(["all chats are forgotten", *map(printable, deleted)])
         return
     if last:
         num_turns = memory_forget.forget_last(root)
@@ -104,14 +112,13 @@ def forget(
     print_lines([f"{num_turns} turn{'' if num_turns == 1 else 's'} forgotten"])
 
 
-def _kept_elsewhere() -> Iterator[str]:
-    """What a chat keeps beside memory, which deleting memory leaves."""
-    from sssd_local.chat.repl import HISTORY, LAST_CHAT
-    from sssd_local.files import app_folder
+def _forget_kept() -> Iterator[str]:
+    """Deletes what a chat keeps beside memory, and says so."""
+    from sssd_local.chat.kept import forget_kept, history_path, last_chat_path
 
-    for name, what in ((LAST_CHAT, "the last chat, for `run -c`,"), (HISTORY, "what was typed")):
-        if (app_folder() / name).exists():
-            yield f"{what} is still in {app_folder() / name}"
+    names = {last_chat_path(): "the last chat, for `run -c`,", history_path(): "what was typed"}
+    for path in forget_kept():
+        yield f"{names.get(path, 'a part of the last chat')} is deleted: {path}"
 
 
 @memory.command()

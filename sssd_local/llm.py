@@ -81,6 +81,8 @@ class LLM:
                 self.memory.close()
             raise
         self._model, self._engine = self._loaded.model, self._loaded.engine
+        if self.memory is not None:
+            self.memory.piece = self._model.piece
         self.speculation = self._loaded.speculation
         self.speculation_note = self._loaded.speculation_note
         try:

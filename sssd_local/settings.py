@@ -19,6 +19,7 @@ from sssd_local.files import app_folder
 
 FILE_NAME = "config.toml"
 DEFAULTS = "defaults"
+TABLES = (DEFAULTS, "model", "memory")
 # A setting gives way to another one that comes from nearer to the user.
 CONFLICTS = {
     "system": ("system_file", "raw"),
@@ -39,11 +40,15 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the file says, by parameter name; empty without a file."""
+    """What the file says, by parameter name; empty without a file.
+
+    `ignore` are regular expressions for lines that memory never takes in.
+    """
 
     path: Path
     defaults: Mapping[str, Any]
     models: Mapping[str, Mapping[str, Any]]
+    ignore: tuple[str, ...] = ()
 
     def for_model(self, model: str | None) -> dict[str, Setting]:
         """The settings that hold for a model: its own tables over the defaults.
@@ -123,8 +128,8 @@ class _Checker:
 
     def settings(self, document: Mapping[str, Any]) -> Settings:
         for name in document:
-            if name not in (DEFAULTS, "model"):
-                known = [DEFAULTS, "model", *self._options]
+            if name not in TABLES:
+                known = [*TABLES, *self._options]
                 where = f"; it belongs under [{DEFAULTS}]" if _key(name) in self._options else ""
                 self._fail(unknown_name("table", name, known) if not where else name + where)
         models = self._table("model", document.get("model", {}))
@@ -132,7 +137,24 @@ class _Checker:
             self._path,
             self._values(DEFAULTS, document.get(DEFAULTS, {})),
             {name: self._values(f'model."{name}"', values) for name, values in models.items()},
+            self._ignore(self._table("memory", document.get("memory", {}))),
         )
+
+    def _ignore(self, memory: Mapping[str, Any]) -> tuple[str, ...]:
+        for name in memory:
+            if name != "ignore":
+                self._fail(f"[memory] {unknown_name('key', name, ['ignore'])}")
+        patterns = memory.get("ignore", [])
+        if not isinstance(patterns, list) or not all(isinstance(text, str) for text in patterns):
+            self._fail(f"[memory] ignore must be a list of texts, got {patterns!r}")
+        if patterns:
+            from sssd_local.store.memory_ignore import IgnoredLines
+
+            try:
+                IgnoredLines(patterns)
+            except ConfigError as error:
+                self._fail(f"[memory] ignore: {error}")
+        return tuple(patterns)
 
     def _table(self, name: str, value: Any) -> Mapping[str, Any]:
         if not isinstance(value, dict):

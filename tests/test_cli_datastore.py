@@ -249,10 +249,16 @@ def test_every_command_has_a_help_text() -> None:
 
 def test_help_imports_neither_numpy_nor_llama_cpp() -> None:
     code = (
-        "import sys, sssd_local.cli_datastore;"
-        "sys.exit(bool({'numpy', 'llama_cpp', 'pydivsufsort'} & set(sys.modules)))"
+        "import sys; from sssd_local.cli import main;"
+        "main(['datastore', 'build', '--help'], standalone_mode=False);"
+        "print(sorted({'numpy', 'llama_cpp', 'pydivsufsort'} & set(sys.modules)))"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    lines = result.stdout.splitlines()
+    assert "datastore build [OPTIONS]" in lines[0]
+    assert lines[-1] == "[]"
 
 
 def test_progress_is_one_line_on_a_terminal_wiped_at_the_end(

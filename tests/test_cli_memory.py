@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from sssd_local.cli_memory import memory
 from sssd_local.llm import LLM
+from sssd_local.store.lock import WriterLock
 from sssd_local.store.memory_chats import kept_chats
 from sssd_local.store.memory_choice import Choice, memory_folder, read_choice
 from tests.store.memories import all_bytes, texts
@@ -90,14 +93,66 @@ def test_forget(chats: Path, words: list[str], left: int, said: str) -> None:
     assert num_turns() == left
 
 
-def test_forget_all_says_what_a_chat_keeps_elsewhere(home: Path) -> None:
+def test_forget_all_deletes_what_a_chat_keeps_elsewhere(home: Path) -> None:
+    app = home / "app"
+    names = ("last_chat.json", "history", ".last_chat.json.x1.tmp")
+    app.mkdir()
+    (app / "config.toml").write_text("")
+    for name in names:
+        (app / name).write_text(f"{PROMPT} in {name}")
+    assert PROMPT.encode() in all_bytes(home)
+    with ExitStack() as stack:
+        held = [stack.enter_context((app / name).open("rb", 0)) for name in names]
+        result = run("forget", "--all")
+        # On Windows files that are open stay, as zeros.
+        assert os.name == "nt" or (result.exit_code, result.stdout.splitlines()) == (0, [
+            "all chats are forgotten",
+            f"the last chat, for `run -c`, is deleted: {app / 'last_chat.json'}",
+            f"what was typed is deleted: {app / 'history'}",
+            f"a part of the last chat is deleted: {app / '.last_chat.json.x1.tmp'}",
+        ])  # fmt: skip
+        for name, file in zip(names, held, strict=True):
+            assert file.read() == bytes(len(f"{PROMPT} in {name}"))
+    assert PROMPT.encode() not in all_bytes(home)
+    assert os.name == "nt" or [path.name for path in app.iterdir()] == ["config.toml"]
+
+
+@pytest.mark.parametrize("words", [["--last"], ["--since", "2h"], ["--damaged"]])
+def test_forgetting_less_leaves_what_a_chat_keeps_elsewhere(home: Path, words: list[str]) -> None:
     (home / "app").mkdir()
-    for name in ("last_chat.json", "history"):
-        (home / "app" / name).write_text("x")
-    assert run("forget", "--all").stdout.splitlines()[1:] == [
-        f"the last chat, for `run -c`, is still in {home / 'app' / 'last_chat.json'}",
-        f"what was typed is still in {home / 'app' / 'history'}",
-    ]
+    (home / "app" / "history").write_text(PROMPT)
+    assert run("forget", *words).exit_code == 0
+    assert (home / "app" / "history").read_text() == PROMPT
+
+
+def test_a_busy_memory_does_not_save_what_was_typed(
+    chats: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "app" / "history").write_text(PROMPT)
+    monkeypatch.setattr("sssd_local.store.memory_chats.PATIENCE_SECONDS", 0)
+    (kept,) = kept_chats(memory_folder())
+    with WriterLock(kept.folder):
+        result = run("forget", "--all")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "is being written by another process" in result.stderr
+    assert not (home / "app" / "history").exists()
+
+
+def test_what_cannot_be_deleted_is_an_error_and_is_zeros(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = home / "app" / "history"
+    path.parent.mkdir()
+    path.write_text(PROMPT)
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    result = run("forget", "--all")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"error: {path} cannot be deleted: Permission denied\n"
+    assert path.read_bytes() == bytes(len(PROMPT))
 
 
 def test_forget_the_chat_that_export_names(chats: Path) -> None:
@@ -142,8 +197,10 @@ def test_nothing_kept_is_no_error() -> None:
 
 
 def test_no_text_is_printed_but_by_export(chats: Path) -> None:
+    assert "rain" in run("export").stdout
     for words in (["status"], ["status", "--json"], ["verify"], ["forget", "--last"]):
         result = run(*words)
+        assert (result.exit_code, bool(result.stdout)) == (0, True)
         assert "rain" not in result.stdout + result.stderr
 
 
@@ -159,7 +216,13 @@ def test_every_command_has_a_help_text() -> None:
 
 def test_help_imports_neither_numpy_nor_llama_cpp() -> None:
     code = (
-        "import sys, sssd_local.cli_memory;"
-        "sys.exit(bool({'numpy', 'llama_cpp'} & set(sys.modules)))"
+        "import sys; from sssd_local.cli import main;"
+        "main(['memory', 'forget', '--help'], standalone_mode=False);"
+        "print(sorted({'numpy', 'llama_cpp'} & set(sys.modules)))"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    lines = result.stdout.splitlines()
+    assert "memory forget [OPTIONS]" in lines[0]
+    assert lines[-1] == "[]"

@@ -100,6 +100,11 @@ def test_every_kind_of_value(tmp_path: Path) -> None:
         ('[defaults]\nlogit-bias = ["x"]', "is not a token id and a number"),
         ("[defaults]\ntop-k = 1\ntop_k = 2", "top_k is set twice"),
         ("[defaults]\ntemp = 1\ntemperature = 2", "temperature is set twice"),
+        ("memory = 1", "memory must be a table"),
+        ("[memory]\nignor = []", "[memory] unknown key 'ignor'; did you mean 'ignore'?"),
+        ('[memory]\nignore = "x"', "[memory] ignore must be a list of texts, got 'x'"),
+        ("[memory]\nignore = [1]", "[memory] ignore must be a list of texts, got [1]"),
+        ("[memory]\nignore = ['a', '(b']", "[memory] ignore: '(b' is no regular expression: "),
         ("[defaults", "is not TOML"),
         ("a = " + "[" * 3000, "is not TOML"),
     ],
@@ -261,3 +266,23 @@ def test_nothing_is_written(tmp_path: Path) -> None:
     show()
     assert not default_path().exists()
     assert stat.S_ISDIR(tmp_path.stat().st_mode)
+
+
+def test_lines_for_memory_to_ignore(home: Path) -> None:
+    assert load_settings(None, OPTIONS).ignore == ()
+    write(default_path(), "[memory]\nignore = ['password\\s', \"sk-\"]\n")
+    assert load_settings(None, OPTIONS).ignore == ("password\\s", "sk-")
+    assert show()["memory.ignore"] == (json.dumps(["password\\s", "sk-"]), "[memory]")
+
+
+def test_run_hands_them_to_memory(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr("sssd_local.store.memory.chosen_memory", lambda **how: given.append(how))
+    write(default_path(), "[memory]\nignore = ['sk-']\n")
+    words = ("run", str(tiny_model()), "x", "--raw", "--ctx", "64", "--max-tokens", "1")
+    assert call(*words).exit_code == 0
+    assert [how["ignore"] for how in given] == [("sk-",)]
+    write(default_path(), "[memory]\nignore = ['(']\n")
+    result = call(*words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {default_path()}: [memory] ignore: '(' is no regular")

@@ -8,20 +8,19 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from sssd_local.chat.kept import kept_history
 from sssd_local.chat.transcript import clean
 from sssd_local.errors import SSSDError
-from sssd_local.files import make_folder
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.formatted_text import AnyFormattedText
-    from prompt_toolkit.history import History
     from prompt_toolkit.key_binding import KeyBindings
 
 PROMPT, CONTINUATION = ">>> ", "... "
@@ -29,7 +28,6 @@ PLACEHOLDER = "Send a message (/? for help)"
 QUOTES = '"""'
 # Lines of a paste arrive together; nobody types a second line within this time.
 PASTE_SECONDS = 0.02
-MAX_HISTORY_BYTES = 1 << 20
 # A terminal's line is never longer.
 MAX_LINE_BYTES = 1 << 16
 # What a terminal keeps of a line in its own line mode (Linux; others keep less).
@@ -147,7 +145,7 @@ def _editor(commands: Sequence[str], history: Path | None) -> ReadLine:
 
     names = [f"/{name}" for name in commands]
     session: PromptSession[str] = PromptSession(
-        history=InMemoryHistory() if history is None else _kept_history(history),
+        history=InMemoryHistory() if history is None else kept_history(history),
         key_bindings=_keys(),
         multiline=True,
         prompt_continuation=CONTINUATION,
@@ -254,40 +252,3 @@ def _keys() -> KeyBindings:
         run_in_terminal(edit)
 
     return keys
-
-
-def _kept_history(path: Path) -> History:
-    """Entries in a file for the user only; without a writable file they last for this run."""
-    from prompt_toolkit.history import FileHistory
-
-    class KeptHistory(FileHistory):
-        def store_string(self, string: str) -> None:
-            # The entry is in memory; a full disk must not end the chat.
-            with suppress(OSError):
-                super().store_string(string)
-
-        def load_history_strings(self) -> Iterable[str]:
-            try:
-                return list(super().load_history_strings())
-            except OSError:
-                return []
-
-    with suppress(OSError):
-        _prepare(path)
-    return KeptHistory(str(path))
-
-
-def _prepare(path: Path) -> None:
-    """Creates the file, closes it to others, and drops the oldest entries of a long one."""
-    make_folder(path.parent)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    with os.fdopen(descriptor, "r+b") as file:
-        if os.name == "posix":
-            os.fchmod(file.fileno(), 0o600)
-        data = file.read()
-        if len(data) > MAX_HISTORY_BYTES:
-            # An entry begins with an empty line and a comment.
-            start = data.find(b"\n# ", len(data) - MAX_HISTORY_BYTES // 2)
-            file.seek(0)
-            file.write(data[start:] if start >= 0 else b"")
-            file.truncate()

@@ -21,6 +21,7 @@ from sssd_local.chat.editor import (
     read_plain,
     take_ctrl_d,
 )
+from sssd_local.chat.kept import history_path, last_chat_path
 from sssd_local.chat.memory import ask_to_keep, memory_note
 from sssd_local.chat.reasoning import opens_thinking
 from sssd_local.chat.render import AnswerView, OutputClosed, PromptProgress, Screen, stats_line
@@ -28,13 +29,12 @@ from sssd_local.chat.settings import ChatSettings
 from sssd_local.chat.signals import cancel_on_interrupt, exit_on_hangup, hang_up
 from sssd_local.chat.transcript import Message, Transcript, clean, load_chat, to_json
 from sssd_local.errors import SSSDError
-from sssd_local.files import app_folder, write_atomic
+from sssd_local.files import write_atomic
 
 if TYPE_CHECKING:
     from sssd_local.llm import LLM
     from sssd_local.stats import Stats
 
-LAST_CHAT, HISTORY = "last_chat.json", "history"
 # What may go wrong in a command or an answer and leaves the chat as it was.
 FAILURES = (SSSDError, OSError, ValueError, LookupError, MemoryError, RuntimeError)
 
@@ -312,14 +312,14 @@ def run_repl(
     reads = read is not None
     try:
         if read is None:
-            read = make_reader(list(COMMANDS), app_folder() / HISTORY if keep else None)
+            read = make_reader(list(COMMANDS), history_path() if keep else None)
         repl = Repl(
             llm,
             screen,
             read,
             settings=settings or ChatSettings(),
             model_name=model_name,
-            last_chat=app_folder() / LAST_CHAT if keep else None,
+            last_chat=last_chat_path() if keep else None,
             progress=progress,
         )
         _greet(repl, private=private, is_plain=read is read_plain)

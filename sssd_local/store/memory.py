@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,11 +17,12 @@ from sssd_local.draft.datastore import Datastore, Segment
 from sssd_local.draft.tree import Int32Array, TokenSource
 from sssd_local.gguf_file import Header
 from sssd_local.stats import Stats
-from sssd_local.store.errors import StoreError
+from sssd_local.store.errors import BusyStoreError, StoreError
 from sssd_local.store.fingerprint import tokenizer_of
 from sssd_local.store.manifest import Manifest
-from sssd_local.store.memory_chats import KeptChats, patiently
+from sssd_local.store.memory_chats import PATIENCE_SECONDS, KeptChats, patiently
 from sssd_local.store.memory_choice import DEFAULT_MAX_MB, memory_folder, read_choice
+from sssd_local.store.memory_ignore import IgnoredLines, Piece
 from sssd_local.store.memory_turn import ChatCutter, Turn, Worth
 from sssd_local.store.order import context_order
 from sssd_local.store.segment import join
@@ -45,13 +49,18 @@ class Memory:
         keep: bool | None = True,
         max_bytes: int = DEFAULT_MAX_MB * 1_000_000,
         follows_choice: bool = False,
+        ignore: Iterable[str] = (),
     ) -> None:
         """`folder` is that of all chats [the app's]; see `open` for what needs a model.
 
         `follows_choice`: nothing more is written once the user said no, in whatever program.
+        `ignore`: regular expressions; a line that one matches anywhere is never taken in. They
+        need `piece`, the bytes of a token. Raises ConfigError for what is none.
         """
         self.folder = memory_folder() if folder is None else folder
         self.problem = ""
+        self.piece: Piece | None = None
+        self._ignored = IgnoredLines(ignore)
         self.may_write = keep is not False
         self._keep = keep
         self._max_bytes = max_bytes
@@ -66,6 +75,8 @@ class Memory:
         self._writer: threading.Thread | None = None
         # Whether the writer still looks for turns.
         self._writes = False
+        # When the writer stops waiting for another process; set by `close`.
+        self._give_up_at = math.inf
 
     def open(self, model: str | os.PathLike[str], header: Header | None = None) -> Datastore:
         """Makes ready for a GGUF file, of which only the header is needed; returns `source`.
@@ -99,17 +110,36 @@ class Memory:
         """Takes in what an answer added to its chat; the disk is left to another thread."""
         # Also what is not kept is followed, or it would be new to the next turn.
         tokens = self._cutter.cut(prompt, answer)
-        if self._keep is False or len(tokens) < LEAST_TOKENS:
+        if self._keep is False:
             return
+        runs = [run for run in self._wanted(tokens) if len(run) >= LEAST_TOKENS]
+        if not runs:
+            return
+        self._give_up_at = math.inf
         if self._is_ended:
             self._names, self._is_ended = set(), False
         self._names.add(self._cutter.chat)
         with self._lock:
-            self._held.append(Turn(self._cutter.chat, time.time(), tokens, Worth.of(stats)))
+            worths = itertools.chain([Worth.of(stats)], itertools.repeat(Worth()))
+            now = time.time()
+            self._held += [
+                Turn(self._cutter.chat, now, run, worth)
+                for run, worth in zip(runs, worths, strict=False)
+            ]
             while sum(len(turn.tokens) for turn in self._held) > MAX_HELD and self._held[1:]:
                 del self._held[0]
         if self._keep:
             self._start_writer()
+
+    def _wanted(self, tokens: Int32Array) -> list[Int32Array]:
+        """What may be kept of the chat's last tokens, cut where lines are left out."""
+        if not self._ignored:
+            return [tokens]
+        if self.piece is None:
+            self.problem = "lines to ignore cannot be told without a vocabulary; nothing is kept"
+            return []
+        history = self._cutter.history
+        return self._ignored.rest(history, len(history) - len(tokens), self.piece)
 
     def end_chat(self) -> None:
         """The conversation is forgotten; what is not on disk, and may not be, goes with it."""
@@ -126,6 +156,7 @@ class Memory:
     def decide(self, keep: bool) -> None:
         """The user's answer: keeps the turns held and all to come, or none of them."""
         self._keep = keep
+        self._give_up_at = math.inf
         if keep:
             self._start_writer()
         else:
@@ -153,7 +184,11 @@ class Memory:
         return number
 
     def close(self) -> None:
-        """Waits until what is to be kept is written; harmless twice."""
+        """Waits until what is to be kept is written; harmless twice.
+
+        For another process it waits PATIENCE_SECONDS at most, all calls together.
+        """
+        self._give_up_at = min(self._give_up_at, time.monotonic() + PATIENCE_SECONDS)
         if self._keep and self._held:
             self._start_writer()
         writer = self._writer
@@ -193,11 +228,13 @@ class Memory:
         _step_back()
         try:
             while turns := self._waiting():
-                patiently(partial(self._chats.add, self._fresh, turns))
+                patiently(partial(self._chats.add, self._fresh, turns), lambda: self._give_up_at)
                 with self._lock:
                     self._held = [turn for turn in self._held if turn not in turns]
                 self.problem = ""
-            patiently(partial(self._chats.tidy, self._max_bytes))
+            # Whoever has the lock, or writes next, does it as well.
+            with suppress(BusyStoreError):
+                self._chats.tidy(self._max_bytes)
         except (StoreError, OSError, ValueError, MemoryError) as error:
             self.problem = str(error) or "there is no memory left"
             with self._lock:
@@ -224,17 +261,20 @@ def make_memory(wanted: bool | str | os.PathLike[str] | Memory | None) -> Memory
     return Memory(Path(wanted))
 
 
-def chosen_memory(*, may_write: bool, may_ask: bool) -> Memory | None:
+def chosen_memory(*, may_write: bool, may_ask: bool, ignore: Iterable[str] = ()) -> Memory | None:
     """The memory that the user decided for.
 
     Without `may_write` it is only read. `may_ask`: held for a question where none was answered.
+    `ignore` as for Memory. Raises ConfigError.
     """
     choice = read_choice()
     if choice.keep is None and may_ask and may_write:
-        return Memory(keep=None, max_bytes=choice.max_bytes, follows_choice=True)
-    if choice.keep:
-        return Memory(keep=may_write, max_bytes=choice.max_bytes, follows_choice=True)
-    return None
+        keep = None
+    elif choice.keep:
+        keep = may_write
+    else:
+        return None
+    return Memory(keep=keep, max_bytes=choice.max_bytes, follows_choice=True, ignore=ignore)
 
 
 def _step_back() -> None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TypeVar
 
 from sssd_local.draft.datastore import Segment, TokenArray
+from sssd_local.files import make_folder, overwrite
 from sssd_local.store.datastores import store_problems
 from sssd_local.store.errors import BusyStoreError, DamagedStoreError
 from sssd_local.store.lock import WriterLock
 from sssd_local.store.manifest import NAME, Manifest, read_manifest, write_manifest
-from sssd_local.store.memory_choice import secure_folder
 from sssd_local.store.memory_turn import Turn, Worth
 from sssd_local.store.segment import SegmentRecord, SourceRecord, damage
 from sssd_local.store.store import (
@@ -39,6 +41,7 @@ PATIENCE_SECONDS = 10.0
 TRY_SECONDS = 0.02
 
 Result = TypeVar("Result")
+_FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 
 
 class KeptChats:
@@ -63,7 +66,11 @@ class KeptChats:
         if not self.exists:
             return []
         with reading(self.folder):
-            return read_segments(self.folder)[1]
+            try:
+                return read_segments(self.folder)[1]
+            except FileNotFoundError:
+                # Another program forgot everything just now.
+                return []
 
     def add(self, fresh: Manifest, turns: Sequence[Turn]) -> None:
         """Keeps turns; `fresh` describes a store that is not there yet. Raises StoreError.
@@ -71,7 +78,7 @@ class KeptChats:
         Work and writing are those of the turns, and now and then of what is merged with them.
         """
         with writing(self.folder):
-            secure_folder(self.folder.parent)
+            _secure(self.folder)
         fresh = replace(fresh, segment_tokens=SEGMENT_TOKENS)
         with _hinting(), create_store(self.folder, fresh) as store:
             store.append([turn.tokens for turn in turns], [_source(turn) for turn in turns])
@@ -173,12 +180,23 @@ def _hinting() -> Iterator[None]:
         ) from error
 
 
+def _secure(folder: Path) -> None:
+    """Makes a folder of chats with its parents, for the user only. Raises OSError.
+
+    A parent that was there is the user's own, and stays as it is.
+    """
+    make_folder(folder)
+    if folder.stat().st_mode & 0o077:
+        folder.chmod(0o700)
+
+
 def kept_chats(root: Path) -> list[KeptChats]:
     """The chats of all tokenizers, also those whose files are damaged or half deleted."""
     if not root.is_dir():
         return []
     with reading(root):
-        folders = sorted(path for path in root.iterdir() if path.is_dir())
+        # In a home of the user's own there may be other folders.
+        folders = sorted(p for p in root.iterdir() if _FINGERPRINT.fullmatch(p.name) and p.is_dir())
         return [KeptChats(folder) for folder in folders if any(folder.iterdir())]
 
 
@@ -188,17 +206,19 @@ def last_chat(chats: Iterable[KeptChats]) -> str | None:
     return max(sources, key=lambda source: source.time).name if sources else None
 
 
-def patiently(action: Callable[[], Result]) -> Result:
+def patiently(
+    action: Callable[[], Result], until: Callable[[], float] = lambda: math.inf
+) -> Result:
     """Does what needs a store's lock, trying again while another process has it.
 
-    Raises BusyStoreError where that lasts.
+    Raises BusyStoreError where that lasts, or `time.monotonic()` passes `until`.
     """
     end = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
             return action()
         except BusyStoreError:
-            if time.monotonic() >= end:
+            if time.monotonic() >= min(end, until()):
                 raise
         time.sleep(TRY_SECONDS)
 
@@ -253,12 +273,8 @@ def _names(manifest: Manifest) -> set[str]:
 
 def _overwrite(folder: Path, names: Iterable[str]) -> None:
     for name in names:
-        path = folder / name
         # What cannot be overwritten is still deleted.
-        with suppress(OSError), path.open("r+b") as file:
-            file.write(bytes(path.stat().st_size))
-            file.flush()
-            os.fsync(file.fileno())
+        overwrite(folder / name)
 
 
 def _open_to_others(paths: Iterable[Path]) -> list[str]:

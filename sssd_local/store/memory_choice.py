@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sssd_local.errors import ConfigError
-from sssd_local.files import app_folder, make_folder, write_atomic
+from sssd_local.files import app_folder, write_atomic
 from sssd_local.store.store import writing
 
 NAME = "choice.json"
@@ -52,12 +52,4 @@ def write_choice(choice: Choice) -> None:
     """Keeps a decision. Raises StoreError."""
     folder = memory_folder()
     with writing(folder):
-        secure_folder(folder)
         write_atomic(folder / NAME, json.dumps(asdict(choice)).encode())
-
-
-def secure_folder(folder: Path) -> None:
-    """Makes the folder, and for the user only where it was open to others. Raises OSError."""
-    make_folder(folder)
-    if folder.stat().st_mode & 0o077:
-        folder.chmod(0o700)

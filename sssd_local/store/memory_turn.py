@@ -73,6 +73,11 @@ class ChatCutter:
         self._history = np.empty(0, np.int32)
         self._num_first = 0
 
+    @property
+    def history(self) -> Int32Array:
+        """All of the chat up to the last answer, int32 [n]."""
+        return self._history
+
     def goes_on(self, prompt: Int32Array) -> bool:
         """Whether a prompt, int32 [n], belongs to the chat before it."""
         return bool(self.chat) and (

@@ -234,11 +234,13 @@ def read_segments(folder: Path) -> tuple[Manifest, list[Segment]]:
                 open_segment(folder, record, manifest.num_vocab) for record in manifest.segments
             ]
         except FileNotFoundError as error:
-            # Merged into another by a writer that has swapped the manifest meanwhile.
-            missing = error
-            if read_manifest(folder) == manifest:
-                break
-    raise DamagedStoreError(f"{missing.filename} is missing")
+            problem = DamagedStoreError(f"{error.filename} is missing")
+        except DamagedStoreError as error:
+            problem = error
+        # A writer that merged or forgot it meanwhile has swapped the manifest before.
+        if read_manifest(folder) == manifest:
+            break
+    raise problem
 
 
 @contextmanager

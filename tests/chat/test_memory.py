@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -13,13 +14,14 @@ import pytest
 
 from sssd_local.chat.repl import run_repl
 from sssd_local.chat.settings import ChatSettings
-from sssd_local.errors import ContextFullError
+from sssd_local.errors import ConfigError, ContextFullError
 from sssd_local.llm import LLM
 from sssd_local.store.memory import Memory, chosen_memory
 from sssd_local.store.memory_chats import kept_chats
 from sssd_local.store.memory_choice import Choice, memory_folder, read_choice, write_choice
+from sssd_local.store.memory_export import export_lines
 from tests.chat.scripted import Line, User
-from tests.store.memories import all_bytes, texts
+from tests.store.memories import all_bytes, says, texts
 
 TinyModel = Callable[..., Path]
 LETTERS_ONLY = dict.fromkeys(range(259), float("-inf"))
@@ -207,3 +209,26 @@ def test_memory_can_be_given_ready_made(tiny_model: TinyModel, tmp_path: Path) -
         assert memory.asks
         llm.reset()
         assert not memory.asks
+
+
+def test_lines_to_ignore_are_found_in_the_models_own_pieces(tiny_model: TinyModel) -> None:
+    path, secret = tiny_model(), "hunter the second"
+    memory = Memory(ignore=["pass(word|phrase)"])
+    with LLM(path, ctx=512, threads=1, speculation=4, memory=memory) as llm:
+        message = f"the rain\nmy passphrase is {secret}\non the plain"
+        llm.chat([{"role": "user", "content": message}], **OPTIONS)
+        memory.close()
+        tokens = llm.tokenize(f" {secret}", add_special=False)
+        text = "".join(json.loads(line)["text"] for line in export_lines(memory_folder(), path))
+    assert "the rain" in text
+    assert "on the plain" in text
+    assert "passphrase" not in text
+    assert "hunter" not in text
+    assert len(tokens) > 3
+    assert not says(memory_folder(), tokens[1:4], memory.source.num_vocab)
+    assert len(kept_text()) == 2
+
+
+def test_a_wrong_expression_is_told_before_anything_is_kept() -> None:
+    with pytest.raises(ConfigError, match=r"'\(' is no regular expression: "):
+        Memory(ignore=["("])

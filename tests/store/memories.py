@@ -14,6 +14,8 @@ from sssd_local.store.memory_turn import Turn, Worth
 from tests.store.stores import NUM_VOCAB, new_manifest
 
 FRESH = new_manifest()
+# Named as a tokenizer is.
+FOLDER = "0123456789abcdef" * 2
 
 
 def ids(tokens: Sequence[int]) -> Int32Array:

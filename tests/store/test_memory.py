@@ -6,8 +6,10 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from sssd_local.store.memory import Memory, chosen_memory, make_memory
 from sssd_local.store.memory_chats import KeptChats
 from sssd_local.store.memory_choice import Choice, memory_folder, write_choice
 from sssd_local.store.memory_turn import Worth
-from tests.store.memories import all_bytes, ids, says, stats, texts, turn
+from tests.store.memories import FOLDER, all_bytes, ids, says, stats, texts, turn
 from tests.store.stores import new_manifest
 
 TinyModel = Callable[..., Path]
@@ -154,7 +156,7 @@ def test_tokenizers_have_folders_of_their_own(memory: Memory, tiny_model: TinyMo
 
 
 def test_large_vocabularies(tmp_path: Path) -> None:
-    kept = KeptChats(tmp_path / "x" / "abc")
+    kept = KeptChats(tmp_path / "x" / FOLDER)
     tokens = [70_000, 128_255, 32_768]
     kept.add(new_manifest(128_256), [turn(tokens)])
     assert texts(kept) == [("a", tokens)]
@@ -308,6 +310,139 @@ def test_a_busy_store_loses_nothing(
         assert "is being written by another process" in memory.problem
     memory.close()
     assert len(texts(kept)) == 2
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "sleep", self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_closing_waits_for_another_process_only_so_long_however_often(
+    memory: Memory, kept: KeptChats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say(memory, [1, 2], [3])
+    memory.close()
+    clock = Clock(monkeypatch)
+    with WriterLock(kept.folder):
+        say(memory, [1, 2, 3, 4], [5])
+        assert memory._writer is not None
+        memory._writer.join()
+        assert 10 <= clock.now < 10.05
+        for _ in range(3):
+            memory.close()
+        assert 20 <= clock.now < 20.05
+    # What is said after it is waited for again.
+    with WriterLock(kept.folder):
+        say(memory, [1, 2, 3, 4, 5, 6], [7])
+        memory._writer.join()
+        assert 30 <= clock.now < 30.1
+    memory.close()
+    assert [tokens[-1] for _, tokens in texts(kept)] == [3, 5, 7]
+
+
+def test_tidying_waits_for_nobody(
+    memory: Memory, kept: KeptChats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    lock = WriterLock(kept.folder)
+    add = memory._chats.add
+
+    def add_then_lose_the_lock(*arguments: Any) -> None:
+        add(*arguments)
+        lock.__enter__()
+
+    monkeypatch.setattr(memory._chats, "add", add_then_lose_the_lock)
+    say(memory, [1, 2], [3])
+    memory.close()
+    lock.__exit__(None, None, None)
+    assert (clock.now, memory.problem) == (0.0, "")
+    assert [tokens for _, tokens in texts(kept)] == [[1, 2, 3]]
+
+
+LETTERS = {token: bytes([token]) for token in range(128)}
+SECRET = list(b"hunter2-correct-horse")
+
+
+def letters(text: str) -> list[int]:
+    return list(text.encode())
+
+
+@pytest.fixture
+def careful(model: Path) -> Iterator[Memory]:
+    """A memory that ignores passwords, with a token for each letter."""
+    made = Memory(ignore=["(?i)password"])
+    made.open(model)
+    made.piece = LETTERS.__getitem__
+    yield made
+    made.close()
+
+
+def test_ignored_lines_are_neither_on_disk_nor_drafted_from(
+    careful: Memory, kept: KeptChats
+) -> None:
+    question = letters("Log me in.\nMy password is ") + SECRET + letters("\nThanks!\n")
+    answer = letters("Sure.\nPassword: ") + SECRET + letters("\nDone.\n")
+    say(careful, question, answer)
+    careful.close()
+    careful.begin(ids(letters("another chat")))
+    for part in (SECRET, SECRET[:4], letters("assw")):
+        assert not says(memory_folder(), part)
+    runs = [tokens for _, tokens in texts(kept)]
+    assert ["".join(map(chr, tokens)) for tokens in runs] == [
+        "Log me in.\n", "\nThanks!\nSure.\n", "\nDone.\n",
+    ]  # fmt: skip
+    # Nothing goes on over the place of the line.
+    assert careful.source.candidates(letters("in.\n")[::-1]).match_length == 1
+    assert careful.source.candidates(letters("ank")[::-1]).tokens == [ord("s")]
+
+
+def test_ignored_lines_are_not_held_for_the_question(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory(keep=None, ignore=["password"])
+    memory.open(model)
+    memory.piece = LETTERS.__getitem__
+    say(memory, letters("password ") + SECRET, letters("!"))
+    assert not memory.asks
+    say(memory, letters("fine\npassword ") + SECRET, letters("\nfine"))
+    assert [turn.tokens.tolist() for turn in memory._held] == [
+        letters("fine\n"), letters("\nfine"),
+    ]  # fmt: skip
+    found: list[Segment] = []
+    monkeypatch.setattr(memory.source, "read", found.extend)
+    memory.begin(ids(letters("another chat")))
+    (segment,) = found
+    end = memory.source.num_vocab
+    assert segment.tokens.tolist() == [end, *letters("fine\n"), end, *letters("\nfine"), end]
+
+
+def test_what_a_later_turn_repeats_of_an_ignored_line_is_ignored(
+    careful: Memory, kept: KeptChats
+) -> None:
+    first = letters("a\npassword ") + SECRET
+    say(careful, first, letters("5"))
+    say(careful, [*first, *letters("5678")], letters("\nwell\n"))
+    careful.close()
+    assert [tokens for _, tokens in texts(kept)] == [letters("a\n"), letters("\nwell\n")]
+    assert sum(kept.days().values(), Worth()).answers == 2
+
+
+def test_without_a_vocabulary_nothing_is_kept_that_might_be_ignored(model: Path) -> None:
+    memory = Memory(ignore=["password"])
+    memory.open(model)
+    say(memory, [1, 2], [3])
+    memory.close()
+    assert memory.problem == (
+        "lines to ignore cannot be told without a vocabulary; nothing is kept"
+    )
+    assert not memory_folder().exists()
 
 
 def test_two_chats_at_once_lose_nothing(model: Path, kept: KeptChats) -> None:

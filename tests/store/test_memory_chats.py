@@ -18,12 +18,16 @@ from sssd_local.draft.datastore import Datastore
 from sssd_local.draft.tree import TokenSource
 from sssd_local.store import memory_chats as module
 from sssd_local.store import order
+from sssd_local.store import store as store_module
 from sssd_local.store.errors import BusyStoreError, DamagedStoreError, StoreError
 from sssd_local.store.lock import WriterLock
+from sssd_local.store.manifest import Manifest, read_manifest
 from sssd_local.store.memory_chats import KeptChats, day_of, kept_chats, last_chat, patiently
 from sssd_local.store.memory_turn import Turn, Worth
+from sssd_local.store.segment import open_segment
+from sssd_local.store.store import Store
 from tests.store.kills import History, killed_after, moments, run_traced
-from tests.store.memories import FRESH, all_bytes, says, texts, turn
+from tests.store.memories import FOLDER, FRESH, all_bytes, says, texts, turn
 from tests.store.stores import NUM_VOCAB
 
 SECRET = [11, 12, 13, 14, 15, 16, 17]
@@ -31,7 +35,7 @@ SECRET = [11, 12, 13, 14, 15, 16, 17]
 
 @pytest.fixture
 def kept(tmp_path: Path) -> KeptChats:
-    return KeptChats(tmp_path / "memory" / "abc")
+    return KeptChats(tmp_path / "memory" / FOLDER)
 
 
 def test_nothing_is_there_before_the_first_turn(kept: KeptChats) -> None:
@@ -74,6 +78,23 @@ def test_files_are_the_users_own(kept: KeptChats) -> None:
     assert kept.problems() == []
     (kept.folder / "lock").chmod(0o644)
     assert kept.problems() == [f"{kept.folder / 'lock'} may be read by others"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+def test_the_users_own_folder_stays_as_it_is_and_only_that_of_the_chats_is_closed(
+    kept: KeptChats,
+) -> None:
+    root = kept.folder.parent
+    kept.folder.mkdir(parents=True)
+    for folder in (root, kept.folder):
+        folder.chmod(0o755)
+    kept.add(FRESH, [turn([1, 2])])
+    assert stat.S_IMODE(root.stat().st_mode) == 0o755
+    assert stat.S_IMODE(kept.folder.stat().st_mode) == 0o700
+    # Nobody else gets past the inner folder.
+    assert kept.problems() == []
+    kept.folder.chmod(0o750)
+    assert kept.problems() == [f"{kept.folder} may be read by others"]
 
 
 def test_many_turns_are_few_segments(kept: KeptChats) -> None:
@@ -208,6 +229,66 @@ def test_a_busy_store_is_waited_for(kept: KeptChats, monkeypatch: pytest.MonkeyP
         patiently(lambda: kept.add(FRESH, [turn([3, 4])]))
 
 
+def test_nobody_waits_past_the_end_that_was_set(
+    kept: KeptChats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.add(FRESH, [turn([1, 2])])
+    slept: list[float] = []
+    monkeypatch.setattr(module.time, "sleep", slept.append)
+    with WriterLock(kept.folder), pytest.raises(BusyStoreError):
+        patiently(lambda: kept.add(FRESH, [turn([3, 4])]), lambda: 0.0)
+    assert slept == []
+
+
+def test_a_reader_under_whom_everything_is_forgotten_sees_nothing(
+    kept: KeptChats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.add(FRESH, [turn(SECRET)])
+
+    def forgotten(folder: Path) -> None:
+        kept.forget_all()
+        raise FileNotFoundError(folder / "manifest.json")
+
+    monkeypatch.setattr(module, "read_segments", forgotten)
+    assert kept.segments() == []
+
+
+@pytest.mark.parametrize("num_others", [0, 1])
+def test_a_reader_starts_over_when_a_writer_forgets_under_it(
+    kept: KeptChats, monkeypatch: pytest.MonkeyPatch, num_others: int
+) -> None:
+    """The manifest of before, and files that are zeros but not deleted yet."""
+    kept.add(FRESH, [turn(SECRET, "secret"), *[turn([1, 2, 3], "b")] * num_others])
+    manifests = [kept.manifest()]
+    monkeypatch.setattr(Store, "sweep", lambda store: None)
+    kept.forget(lambda source: source.name == "secret")
+    with pytest.raises(DamagedStoreError, match="not as long as it was written"):
+        open_segment(kept.folder, manifests[0].segments[0], NUM_VOCAB)
+
+    def read(folder: Path) -> Manifest:
+        return manifests.pop() if manifests else read_manifest(folder)
+
+    monkeypatch.setattr(store_module, "read_manifest", read)
+    segments = kept.segments()
+    assert [len(segment.tokens) for segment in segments] == [5] * num_others
+
+
+def test_zeros_that_nobody_forgot_are_damage(kept: KeptChats) -> None:
+    kept.add(FRESH, [turn(SECRET)])
+    path = kept.folder / "000000.order.npy"
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(DamagedStoreError, match=r"000000\.order\.npy is damaged"):
+        kept.segments()
+
+
+def test_other_folders_beside_the_chats_are_the_users_own(kept: KeptChats) -> None:
+    kept.add(FRESH, [turn([1, 2])])
+    other = kept.folder.parent / "photos"
+    other.mkdir()
+    (other / "a.jpg").write_bytes(b"x")
+    assert [known.folder for known in kept_chats(kept.folder.parent)] == [kept.folder]
+
+
 class PlainList(RuleBasedStateMachine):
     """Chats kept on disk beside a plain list of turns."""
 
@@ -216,7 +297,7 @@ class PlainList(RuleBasedStateMachine):
         import tempfile
 
         self.folder = tempfile.TemporaryDirectory()
-        self.kept = KeptChats(Path(self.folder.name) / "memory" / "abc")
+        self.kept = KeptChats(Path(self.folder.name) / "memory" / FOLDER)
         self.held: list[Turn] = []
         self.model: list[Turn] = []
         self.time = 0.0
@@ -322,13 +403,13 @@ def test_a_process_killed_at_any_line_loses_nothing_and_leaves_no_forgotten_text
     monkeypatch.setattr(order, "library", lambda: None)
 
     def history(root: Path) -> History:
-        return partial(write_history, KeptChats(root / "abc"))
+        return partial(write_history, KeptChats(root / FOLDER))
 
     num_lines = run_traced(history(tmp_path / "whole"), -1, lambda: None)
     for line in moments(num_lines, NUM_KILLS):
         root = tmp_path / str(line)
         commits = killed_after(history(root), line)
-        kept = KeptChats(root / "abc")
+        kept = KeptChats(root / FOLDER)
         if kept.exists:
             kept.sweep()
             assert kept.problems() == []

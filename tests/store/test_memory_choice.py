@@ -15,7 +15,6 @@ from sssd_local.store.memory_choice import (
     Choice,
     memory_folder,
     read_choice,
-    secure_folder,
     write_choice,
 )
 
@@ -49,13 +48,21 @@ def test_impossible_bounds(max_mb: int) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
-def test_only_the_user_may_look(tmp_path: Path) -> None:
-    folder = tmp_path / "open"
-    folder.mkdir(mode=0o755)
-    secure_folder(folder)
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+def test_only_the_user_may_look() -> None:
     write_choice(Choice(True))
-    assert stat.S_IMODE(memory_folder().stat().st_mode) == 0o700
+    for folder in (memory_folder(), memory_folder().parent):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((memory_folder() / "choice.json").stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+def test_a_folder_that_was_there_keeps_its_permissions() -> None:
+    for folder in (memory_folder().parent, memory_folder()):
+        folder.mkdir()
+        folder.chmod(0o755)
+    write_choice(Choice(True))
+    for folder in (memory_folder().parent, memory_folder()):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o755
     assert stat.S_IMODE((memory_folder() / "choice.json").stat().st_mode) == 0o600
 
 

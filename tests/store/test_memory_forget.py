@@ -17,12 +17,12 @@ from sssd_local.store.memory_forget import (
     forget_since,
     parse_since,
 )
-from tests.store.memories import FRESH, texts, turn
+from tests.store.memories import FOLDER, FRESH, texts, turn
 
 
 @pytest.fixture
 def stores(tmp_path: Path) -> tuple[KeptChats, KeptChats]:
-    one, two = KeptChats(tmp_path / "abc"), KeptChats(tmp_path / "def")
+    one, two = KeptChats(tmp_path / FOLDER), KeptChats(tmp_path / FOLDER[::-1])
     one.add(FRESH, [turn([1], "a", 10.0), turn([2], "b", 20.0)])
     two.add(FRESH, [turn([3], "c", 30.0), turn([4], "c", 40.0)])
     return one, two

@@ -11,7 +11,7 @@ from sssd_local.store.memory_chats import KeptChats
 from sssd_local.store.memory_choice import Choice
 from sssd_local.store.memory_status import memory_status
 from sssd_local.store.memory_turn import Worth
-from tests.store.memories import FRESH, turn
+from tests.store.memories import FOLDER, FRESH, turn
 
 DAY = 86_400.0
 
@@ -29,7 +29,7 @@ def test_nothing_is_kept(tmp_path: Path) -> None:
 
 
 def test_what_it_was_worth(tmp_path: Path) -> None:
-    kept = KeptChats(tmp_path / "abc")
+    kept = KeptChats(tmp_path / FOLDER)
     now = time.time()
     kept.add(FRESH, [turn([1] * 1000, "a", now - 30 * DAY, Worth(1, 900, 90, 12_000.0))])
     kept.add(FRESH, [turn([2] * 500, "b", now, Worth(1, 100, 30, 1_540.0))])
@@ -50,7 +50,7 @@ def test_what_it_was_worth(tmp_path: Path) -> None:
 
 
 def test_old_worth_and_single_chats(tmp_path: Path) -> None:
-    kept = KeptChats(tmp_path / "abc")
+    kept = KeptChats(tmp_path / FOLDER)
     kept.add(FRESH, [turn([1] * 9, "a", time.time() - 30 * DAY, Worth(1, 9, 0, 0.0))])
     lines = list(memory_status(Choice(True), tmp_path).lines())
     assert lines[1].startswith("m.gguf: 1 chat, 9 tokens, ")
@@ -68,7 +68,7 @@ def test_sizes_are_told_in_the_unit_that_shows_them() -> None:
 
 
 def test_damage_is_told(tmp_path: Path) -> None:
-    kept = KeptChats(tmp_path / "abc")
+    kept = KeptChats(tmp_path / FOLDER)
     kept.add(FRESH, [turn([1])])
     (kept.folder / "manifest.json").write_text("{")
     status = memory_status(Choice(True), tmp_path)
