@@ -162,6 +162,11 @@ def _editor(commands: Sequence[str], history: Path | None) -> ReadLine:
             if session.default_buffer.text:
                 return ""
             raise
+        except SystemExit:
+            # A signal in the middle of drawing: prompt_toolkit does not know what it switched on.
+            session.output.disable_bracketed_paste()
+            session.output.flush()
+            raise
 
     return read
 

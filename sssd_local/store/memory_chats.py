@@ -31,8 +31,8 @@ from sssd_local.store.store import (
     writing,
 )
 
-# Chats are few tokens a day; a merge of so many takes well under a second.
-SEGMENT_TOKENS = 1 << 21
+# Chats are few tokens a day; a merge of so many takes a second of idle time.
+SEGMENT_TOKENS = 1 << 22
 # Once over its bound memory shrinks to this part of it, so that it is rewritten seldom.
 SHRUNK = 7 / 8
 MAX_DAYS = 400
