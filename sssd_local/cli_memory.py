@@ -12,6 +12,7 @@ import click
 
 from sssd_local.cli_guard import guarded
 from sssd_local.cli_info import print_lines, printable
+from sssd_local.errors import SSSDError
 
 
 def _guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -95,11 +96,7 @@ def forget(
         raise click.UsageError("say what: --last, --since TIME, --chat NAME, --damaged or --all")
     root = memory_folder()
     if everything:
-        try:
-            memory_forget.forget_all(root)
-        finally:
-            deleted = list(_forget_kept())
-        print_lines(["all chats are forgotten", *map(printable, deleted)])
+        _forget_everything(root)
         return
     if last:
         num_turns = memory_forget.forget_last(root)
@@ -110,6 +107,25 @@ def forget(
     else:
         num_turns = memory_forget.forget_damaged(root)
     print_lines([f"{num_turns} turn{'' if num_turns == 1 else 's'} forgotten"])
+
+
+def _forget_everything(root: Path) -> None:
+    """Deletes what can be, says so, then raises what went wrong."""
+    from sssd_local.store.memory_forget import forget_all
+
+    lines, problems = [], []
+    try:
+        forget_all(root)
+        lines.append("all chats are forgotten")
+    except SSSDError as error:
+        problems.append(str(error))
+    try:
+        lines += map(printable, _forget_kept())
+    except SSSDError as error:
+        problems.append(str(error))
+    print_lines(lines)
+    if problems:
+        raise SSSDError("; ".join(problems))
 
 
 def _forget_kept() -> Iterator[str]:

@@ -178,7 +178,11 @@ def _unknown(name: str, models: list[LocalModel]) -> str:
             repo = "/".join(name.removeprefix(address).split("/")[:2])
             return f"{name} is an address; a model of the hub is named {PREFIX}{repo}"
     stem = name.casefold().removesuffix(".gguf")
-    same = [str(m.path) for m in models if ModelFiles((m.path.name,)).stem.casefold() == stem]
+    same = [
+        str(m.path)
+        for m in models
+        if stem in (ModelFiles((m.path.name,)).stem.casefold(), m.path.stem.casefold())
+    ]
     if same:
         return f"{name}: several models have that name; give the path: {' or '.join(same)}"
     near = _nearest(name, models)

@@ -128,14 +128,15 @@ def test_forgetting_less_leaves_what_a_chat_keeps_elsewhere(home: Path, words: l
 def test_a_busy_memory_does_not_save_what_was_typed(
     chats: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (home / "app" / "history").write_text(PROMPT)
+    path = home / "app" / "history"
+    path.write_text(PROMPT)
     monkeypatch.setattr("sssd_local.store.memory_chats.PATIENCE_SECONDS", 0)
     (kept,) = kept_chats(memory_folder())
     with WriterLock(kept.folder):
         result = run("forget", "--all")
-    assert (result.exit_code, result.stdout) == (1, "")
+    assert (result.exit_code, result.stdout) == (1, f"what was typed is deleted: {path}\n")
     assert "is being written by another process" in result.stderr
-    assert not (home / "app" / "history").exists()
+    assert not path.exists()
 
 
 def test_what_cannot_be_deleted_is_an_error_and_is_zeros(
@@ -150,7 +151,7 @@ def test_what_cannot_be_deleted_is_an_error_and_is_zeros(
 
     monkeypatch.setattr(Path, "unlink", refuse)
     result = run("forget", "--all")
-    assert (result.exit_code, result.stdout) == (1, "")
+    assert (result.exit_code, result.stdout) == (1, "all chats are forgotten\n")
     assert result.stderr == f"error: {path} cannot be deleted: Permission denied\n"
     assert path.read_bytes() == bytes(len(PROMPT))
 

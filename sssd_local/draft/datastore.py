@@ -106,10 +106,11 @@ class Datastore:
         for length in sorted(lengths, reverse=True):
             tally = _Tally()
             for reader, ranges in found:
-                # The range of a length is that of the next longer one in the list.
-                here = next((item for item in ranges if item.length >= length), None)
-                if here is not None:
-                    tally.add(self._followers(reader, here))
+                for item in ranges:
+                    # The range of a length is that of the next longer one in the list.
+                    if item.length >= length:
+                        self._count(tally, reader, item)
+                        break
             if tally.total > seen:
                 seen = tally.total
                 yield tally.result(length)
@@ -130,12 +131,11 @@ class Datastore:
             self._set_aside(reader)
             return []
 
-    def _followers(self, reader: _Reader, found: _Range) -> list[tuple[int, int]]:
+    def _count(self, tally: _Tally, reader: _Reader, found: _Range) -> None:
         try:
-            return reader.followers(found)
+            tally.add(*reader.followers(found), reader.start)
         except IndexError:
             self._set_aside(reader)
-            return []
 
     def _set_aside(self, reader: _Reader) -> None:
         if reader not in self._readers:
@@ -227,8 +227,8 @@ class _Reader:
             step += step
         return self._bisect(low, min(low + step, high), back, token)
 
-    def followers(self, found: _Range) -> list[tuple[int, int]]:
-        """(token, position) after occurrences: all, or some evenly spread and the newest."""
+    def followers(self, found: _Range) -> tuple[list[int], list[int]]:
+        """Tokens after occurrences, and these: all, or some evenly spread and the newest."""
         low, high = found.low, found.high
         step = -(-(high - low) // SAMPLES)
         places: list[int] = self._order_view[low:high:step].tolist()
@@ -237,7 +237,7 @@ class _Reader:
         tokens = [self._token_view[place + 1] for place in places]
         if max(tokens) >= self._num_vocab:
             raise IndexError("a context is followed by no token")
-        return [(token, self.start + place) for token, place in zip(tokens, places, strict=True)]
+        return tokens, places
 
     def read(self, position: int, max_tokens: int) -> list[int]:
         """Up to `max_tokens` tokens from a position on, within its text."""
@@ -256,11 +256,13 @@ class _Tally:
         self._newest: dict[int, int] = {}
         self.total = 0
 
-    def add(self, followers: list[tuple[int, int]]) -> None:
+    def add(self, tokens: list[int], places: list[int], start: int) -> None:
+        """Counts tokens, which stand after places from `start` on."""
         counts, newest = self._counts, self._newest
-        self.total += len(followers)
-        for token, position in followers:
+        self.total += len(tokens)
+        for token, place in zip(tokens, places, strict=True):
             counts[token] = counts.get(token, 0) + 1
+            position = start + place
             if position > newest.get(token, -1):
                 newest[token] = position
 
@@ -272,7 +274,8 @@ class _Tally:
         counts, newest = self._counts, self._newest
         if not counts:
             return NO_CANDIDATES
-        tokens = sorted(counts, key=lambda token: (-counts[token], -newest[token]))
+        ranked = sorted([(-count, -newest[token], token) for token, count in counts.items()])
+        tokens = [token for _, _, token in ranked]
         if len(tokens) > MAX_TOKENS:
             latest = max(newest, key=newest.__getitem__)
             tokens = tokens[:MAX_TOKENS]

@@ -73,27 +73,29 @@ class Expansion:
         before = self.sizes.copy()
         longest = max(before, default=0)
         for rank, item in enumerate(found):
-            size = min(item.size, MAX_MATCH)
-            count, others = min(item.times, MAX_COUNT), min(item.others, MAX_COUNT)
-            item = Named(item.token, size, count, others, item.position)
-            index = known.pop(item.token, -1)
+            token, size, count, others, position = item
+            if size > MAX_MATCH or count > MAX_COUNT or others > MAX_COUNT:
+                size, count = min(size, MAX_MATCH), min(count, MAX_COUNT)
+                item = Named(token, size, count, min(others, MAX_COUNT), position)
+            index = known.pop(token, -1)
             if index < 0:
+                self.tokens.append(token)
                 cells = only_cells(kind, item, min(rank, MAX_COUNT), longest, last_token)
-                self.tokens.append(item.token)
                 self.cells.append(cells)
                 self.sources.append(kind)
-                self.texts.append(text if item.position >= 0 else None)
-                self.positions.append(item.position + 1)
-                self.sizes.append(size if item.position >= 0 else 0)
+                self.texts.append(text if position >= 0 else None)
+                self.positions.append(position + 1)
+                self.sizes.append(size if position >= 0 else 0)
                 continue
             self.cells[index] += also_cells(kind, item, before[index])
-            if size > before[index] and item.position >= 0:
+            if size > before[index] and position >= 0:
                 self.sources[index] = kind
-                self.texts[index], self.positions[index] = text, item.position + 1
+                self.texts[index], self.positions[index] = text, position + 1
                 self.sizes[index] = size
-        against = min(max(item.size for item in found), MAX_MATCH)
-        for index in known.values():
-            self.cells[index] += against_cells(kind, against, before[index])
+        if known:
+            against = min(max(item.size for item in found), MAX_MATCH)
+            for index in known.values():
+                self.cells[index] += against_cells(kind, against, before[index])
 
     def add_returns(self, alignment: Alignment, origins: memoryview[int], last_token: int) -> None:
         """Joins where the answer may return to the passage it followed."""

@@ -150,7 +150,7 @@ class Growth:
         self._push(node, self._drafter.expand(node, recent, self._depths[node], prob), prob)
 
     def _copy(self, text: Text, kind: int, position: int, size: int, prob: float) -> float:
-        """Copies on after the node added last while nothing else that waits is likelier.
+        """Copies on after the node added last while nothing that waits is as likely.
 
         `position` in `text` is where the next token stands. Returns the last node's probability
         where the text ends, 0 where others come first or nothing more can pay.
@@ -165,7 +165,7 @@ class Growth:
             size = max(-MAX_MATCH, min(size, MAX_MATCH))
             run = drafter.expand_run(node, text, kind, position, size, self._tokens[node])
             prob *= run.probs[0]
-            if waiting and prob < -waiting[0][0]:
+            if waiting and prob <= -waiting[0][0]:
                 self._pushed += 1
                 heappush(waiting, (-prob, self._pushed, node, run, 0))
                 return 0.0

@@ -71,14 +71,14 @@ def named(source: Source, suffix: list[int]) -> list[Named]:
     found: list[Named] = []
     seen: set[int] = set()
     for level, candidates in enumerate(source.matches(suffix)):
+        size, total = candidates.match_length, candidates.total
         positions = candidates.positions or [-1] * len(candidates.tokens)
         for token, count, position in zip(
             candidates.tokens, candidates.counts, positions, strict=True
         ):
             if token not in seen:
                 seen.add(token)
-                others = candidates.total - count
-                found.append(Named(token, candidates.match_length, count, others, position))
+                found.append(Named(token, size, count, total - count, position))
         if level + 1 == MAX_LEVELS:
             break
     return found

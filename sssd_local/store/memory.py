@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import sys
@@ -113,22 +112,17 @@ class Memory:
         if self._keep is False:
             return
         runs = [run for run in self._wanted(tokens) if len(run) >= LEAST_TOKENS]
-        if not runs:
-            return
+        if runs:
+            if self._is_ended:
+                self._names, self._is_ended = set(), False
+            self._names.add(self._cutter.chat)
+            with self._lock:
+                self._held.append(Turn(self._cutter.chat, time.time(), runs, Worth.of(stats)))
+                while sum(turn.num_tokens for turn in self._held) > MAX_HELD and self._held[1:]:
+                    del self._held[0]
         self._give_up_at = math.inf
-        if self._is_ended:
-            self._names, self._is_ended = set(), False
-        self._names.add(self._cutter.chat)
-        with self._lock:
-            worths = itertools.chain([Worth.of(stats)], itertools.repeat(Worth()))
-            now = time.time()
-            self._held += [
-                Turn(self._cutter.chat, now, run, worth)
-                for run, worth in zip(runs, worths, strict=False)
-            ]
-            while sum(len(turn.tokens) for turn in self._held) > MAX_HELD and self._held[1:]:
-                del self._held[0]
-        if self._keep:
+        # Also what could not be written before is tried again.
+        if self._keep and self._held:
             self._start_writer()
 
     def _wanted(self, tokens: Int32Array) -> list[Int32Array]:
@@ -198,7 +192,7 @@ class Memory:
     def _refresh(self) -> None:
         """Reads what is kept now, and what is about to be."""
         with self._lock:
-            held = [turn.tokens for turn in self._held]
+            held = [text for turn in self._held for text in turn.texts]
         segments: list[Segment] = []
         try:
             segments = self._chats.segments()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
@@ -81,7 +82,8 @@ class KeptChats:
             _secure(self.folder)
         fresh = replace(fresh, segment_tokens=SEGMENT_TOKENS)
         with _hinting(), create_store(self.folder, fresh) as store:
-            store.append([turn.tokens for turn in turns], [_source(turn) for turn in turns])
+            texts = [text for turn in turns for text in turn.texts]
+            store.append(texts, [_source(turn) for turn in turns])
             counters = store.manifest.counters
             for turn in turns:
                 counters = _counted(counters, turn)
@@ -112,6 +114,9 @@ class KeptChats:
             before = store.manifest
             whole = [part for part in before.segments if not _is_damaged(self.folder, part)]
             store.manifest = replace(before, segments=tuple(whole))
+            # Of what is damaged only the number of texts is known.
+            number = before.num_texts - store.manifest.num_texts
+            number += sum(map(is_forgotten, store.sources()))
             store.keep(lambda source: not is_forgotten(source))
             if since is not None:
                 days = {d: n for d, n in before.counters.items() if d < day_of(since)}
@@ -121,7 +126,7 @@ class KeptChats:
                     write_manifest(self.folder, store.manifest)
                 _overwrite(self.folder, _names(before) - _names(store.manifest))
                 store.sweep()
-            return before.num_texts - store.manifest.num_texts
+            return number
 
     def forget_all(self) -> None:
         """Deletes everything, damaged or not. Raises StoreError."""
@@ -139,10 +144,14 @@ class KeptChats:
         with _opened(self.folder):
             pass
 
-    def turns(self) -> list[tuple[SourceRecord, TokenArray]]:
-        """All turns with their tokens, oldest first. Raises StoreError."""
+    def turns(self) -> list[tuple[SourceRecord, list[TokenArray]]]:
+        """All turns with their texts, oldest first. Raises StoreError."""
         with _opened(self.folder) as store:
-            return list(zip(store.sources(), store.texts(), strict=True))
+            texts = store.texts()
+            return [
+                (source, list(itertools.islice(texts, source.num_texts)))
+                for source in store.sources()
+            ]
 
     def sources(self) -> list[SourceRecord]:
         """What is known of each turn but its text, oldest first. Raises StoreError."""
@@ -211,14 +220,15 @@ def patiently(
 ) -> Result:
     """Does what needs a store's lock, trying again while another process has it.
 
-    Raises BusyStoreError where that lasts, or `time.monotonic()` passes `until`.
+    Raises BusyStoreError where that lasts; a finite `until`, of `time.monotonic()`, says how long.
     """
     end = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
             return action()
         except BusyStoreError:
-            if time.monotonic() >= min(end, until()):
+            last = until()
+            if time.monotonic() >= (last if last < math.inf else end):
                 raise
         time.sleep(TRY_SECONDS)
 
@@ -226,22 +236,31 @@ def patiently(
 def _source(turn: Turn) -> SourceRecord:
     # A digest would let others test whether a text was said.
     return SourceRecord(
-        name=turn.chat, digest="", time=turn.time, num_texts=1, num_tokens=len(turn.tokens)
+        name=turn.chat,
+        digest="",
+        time=turn.time,
+        num_texts=len(turn.texts),
+        num_tokens=turn.num_tokens,
     )
 
 
 def _evict(store: Store, max_bytes: float) -> None:
     """Drops the oldest turns until the rest takes about `max_bytes`."""
     sources = list(store.sources())
-    bytes_each = store.manifest.num_bytes / sum(source.num_tokens + 1 for source in sources)
+    bytes_each = store.manifest.num_bytes / sum(map(_num_places, sources))
     kept: set[tuple[str, float]] = set()
     room = max_bytes
     for source in reversed(sources):
-        room -= bytes_each * (source.num_tokens + 1)
+        room -= bytes_each * _num_places(source)
         if room < 0 and kept:
             break
         kept.add((source.name, source.time))
     store.keep(lambda source: (source.name, source.time) in kept)
+
+
+def _num_places(source: SourceRecord) -> int:
+    """Its tokens and separators."""
+    return source.num_tokens + source.num_texts
 
 
 def _counted(counters: Mapping[str, Sequence[float]], turn: Turn) -> dict[str, Sequence[float]]:

@@ -29,8 +29,12 @@ def export_lines(root: Path, model: Path | None = None) -> Iterator[str]:
             turns = patiently(kept.turns)
             vocabulary = _vocabulary(kept, model)
             try:
-                for source, tokens in _without_overlap(turns):
-                    text = b"".join(map(vocabulary.piece, tokens.tolist())).decode(errors="replace")
+                for source, texts in _without_overlap(turns):
+                    # Lines that are never kept were between them.
+                    data = b"\n".join(
+                        b"".join(map(vocabulary.piece, text.tolist())) for text in texts
+                    )
+                    text = data.decode(errors="replace")
                     yield json.dumps(_record(source, text), ensure_ascii=False) + "\n"
             finally:
                 vocabulary.close()
@@ -57,11 +61,12 @@ def _vocabulary(kept: KeptChats, model: Path | None) -> Model:
 
 
 def _without_overlap(
-    turns: list[tuple[SourceRecord, TokenArray]],
-) -> Iterator[tuple[SourceRecord, TokenArray]]:
+    turns: list[tuple[SourceRecord, list[TokenArray]]],
+) -> Iterator[tuple[SourceRecord, list[TokenArray]]]:
     """The turns without what each repeats of the one before in its chat."""
     ends: dict[str, list[int]] = {}
-    for source, tokens in turns:
-        repeats = tokens[:OVERLAP].tolist() == ends.get(source.name)
-        ends[source.name] = tokens[-OVERLAP:].tolist()
-        yield source, tokens[OVERLAP:] if repeats else tokens
+    for source, (first, *others) in turns:
+        repeats = first[:OVERLAP].tolist() == ends.get(source.name)
+        texts = [first[OVERLAP:] if repeats else first, *others]
+        ends[source.name] = [first, *others][-1][-OVERLAP:].tolist()
+        yield source, texts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,12 +58,17 @@ class Worth:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Turn:
-    """New text of a chat: tokens int32 [n], and the time in seconds since 1970."""
+    """New text of a chat, int32 [n] for each run of it, and the time in seconds since 1970."""
 
     chat: str
     time: float
-    tokens: Int32Array
+    texts: Sequence[Int32Array]
     worth: Worth = Worth()
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens it has."""
+        return sum(map(len, self.texts))
 
 
 class ChatCutter:

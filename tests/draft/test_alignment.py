@@ -291,6 +291,17 @@ def test_any_text_can_be_taken_in(passage: list[int], answer: list[int], places:
             assert 0 < len(found.tokens) <= MAX_REWRITTEN * (1 + MAX_SEGMENT)
             assert 0 <= found.position < written.context.length
             assert set(found.tokens) <= history
+        alignment = written.alignment
+        for table, proven in (
+            (alignment._replaced, alignment._proven_replaced),
+            (alignment._changed, alignment._proven_changed),
+        ):
+            counted = {
+                key
+                for key, known in table.items()
+                if any(2 <= rewrite.hits > rewrite.misses for rewrite in known)
+            }
+            assert proven == counted
         for position in range(0, written.context.length, 7):
             assert set(written.alignment.rewritten(position)) <= history
             replaced = written.alignment.replaced(position)

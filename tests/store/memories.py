@@ -23,9 +23,15 @@ def ids(tokens: Sequence[int]) -> Int32Array:
 
 
 def turn(
-    tokens: Sequence[int], chat: str = "a", time: float = 1.5, worth: Worth | None = None
+    tokens: Sequence[int],
+    chat: str = "a",
+    time: float = 1.5,
+    worth: Worth | None = None,
+    more: Sequence[Sequence[int]] = (),
 ) -> Turn:
-    return Turn(chat, time, ids(tokens), worth or Worth(1, len(tokens), 0, 0.0))
+    """`more` are further texts, after lines that are not kept."""
+    texts = [ids(text) for text in (tokens, *more)]
+    return Turn(chat, time, texts, worth or Worth(1, len(tokens), 0, 0.0))
 
 
 def stats(tokens: int = 3, **by_source: int) -> Stats:
@@ -34,10 +40,10 @@ def stats(tokens: int = 3, **by_source: int) -> Stats:
 
 
 def texts(kept: KeptChats) -> list[tuple[str, list[int]]]:
-    """Chat and tokens of each turn."""
+    """Chat and tokens of each text."""
     if not kept.exists:
         return []
-    return [(source.name, tokens.tolist()) for source, tokens in kept.turns()]
+    return [(source.name, text.tolist()) for source, found in kept.turns() for text in found]
 
 
 def all_bytes(folder: Path) -> bytes:

@@ -125,6 +125,18 @@ def test_over_the_bound_the_oldest_turns_go(kept: KeptChats) -> None:
     assert [name for name, _ in texts(kept)] == ["c63"]
 
 
+def test_a_turn_of_several_texts_goes_as_one(kept: KeptChats) -> None:
+    for index in range(4):
+        kept.add(FRESH, [turn([index] * 50, "a", index, more=[[index] * 50, [index] * 50])])
+    assert len(kept.turns()) == 4
+    assert len(texts(kept)) == 12
+    # Room for two turns and a half.
+    kept.tidy(int(kept.manifest().num_bytes * 2.5 / 4 * 8 / 7))
+    assert [source.time for source, _ in kept.turns()] == [2.0, 3.0]
+    assert texts(kept) == [("a", [index] * 50) for index in (2, 2, 2, 3, 3, 3)]
+    assert kept.forget(lambda source: source.time == 2.0) == 1
+
+
 def test_the_worth_of_days_is_kept_and_bounded(
     kept: KeptChats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,7 +368,7 @@ class PlainList(RuleBasedStateMachine):
 
     @invariant()
     def same(self) -> None:
-        assert texts(self.kept) == [(turn.chat, turn.tokens.tolist()) for turn in self.model]
+        assert texts(self.kept) == [(turn.chat, turn.texts[0].tolist()) for turn in self.model]
 
     def teardown(self) -> None:
         self.folder.cleanup()

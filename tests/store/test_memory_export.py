@@ -50,6 +50,16 @@ def test_a_line_a_turn(kept: KeptChats) -> None:
     assert lines(KeptChats(kept.folder / "none")) == []
 
 
+def test_texts_of_one_turn_repeat_nothing_of_each_other(kept: KeptChats) -> None:
+    (_, (first,)), *_ = kept.turns()
+    line = first[:8].tolist()
+    kept.add(kept.manifest(), [turn(line, "c", 3.0, more=[line, line])])
+    text = lines(kept)[-1]["text"].split("\n")
+    assert len(text) == 3
+    assert text == text[:1] * 3
+    assert text[0]
+
+
 def test_another_file_may_have_the_words(kept: KeptChats, tiny_model: TinyModel) -> None:
     from dataclasses import replace
 
