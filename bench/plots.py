@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,17 @@ MARKERS = "os^DvPX*<>h"
 # Distinguishable for the colour-blind, and in grey by their markers.
 COLOURS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
-    "#000000", "#8c564b", "#7f7f7f", "#bcbd22", "#6a3d9a", "#b2182b",
+    "#000000", "#8c564b", "#7f7f7f", "#bcbd22", "#6a3d9a", "#b2182b", "#1b7837",
 )  # fmt: skip
+# Each method looks the same in all plots; these first, others after them.
+KNOWN = (
+    "plain", "sssd", "llama-cpp-python", "llama-server", "llama-server-ngram-mod", "sssd-8",
+    "sssd-32", "llama-cpp-python-lookup", "llama-cpp-python-lookup-2",
+    "llama-server-ngram-simple", "llama-server-ngram-cache", "llama-server-ngram-map-k",
+    "llama-server-ngram-map-k4v",
+)  # fmt: skip
+# Where no mark is further left than this, the axis begins there.
+NEAR_ONE = 0.7
 
 
 def can_plot() -> bool:
@@ -37,11 +46,12 @@ def plot_by_task(summary: Mapping[str, Mapping[str, Any]], limit: float, stem: P
     tasks = list(next(iter(summary.values()))["per_task"])
     rows = [*tasks, "total"]
     figure, axes = new_figure(9.0, 1.2 + 0.2 * len(rows) * max(4, len(summary)) ** 0.75)
+    styles = _styles(summary)
     slots = np.linspace(-0.34, 0.34, len(summary)) if len(summary) > 1 else [0.0]
     for number, (method, found) in enumerate(summary.items()):
         values = [*(found["per_task"][task] for task in tasks), found["total_speedup"]]
         places = np.arange(len(rows)) + slots[number]
-        axes.plot(values, places, linestyle="", label=method, **_style(number))
+        axes.plot(values, places, linestyle="", label=method, **styles[method])
     for row in range(len(rows) - 1):
         axes.axhline(row + 0.5, color="0.85", linewidth=0.8)
     axes.axvline(1.0, color="0.3", linewidth=1.0)
@@ -51,7 +61,8 @@ def plot_by_task(summary: Mapping[str, Mapping[str, Any]], limit: float, stem: P
     axes.axvline(limit, color="0.3", linewidth=1.0, linestyle="--", label=label)
     axes.set_yticks(range(len(rows)), rows)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlim(0.0, most if off else max(most, 1.05 * limit))
+    least = min(min(found["per_task"].values()) for found in summary.values())
+    axes.set_xlim(NEAR_ONE if least > NEAR_ONE else 0.0, most if off else max(most, 1.05 * limit))
     axes.set_xlabel("speed-up over plain decoding (decode time only)")
     axes.grid(axis="x", color="0.92")
     return _save(figure, axes, stem)
@@ -67,15 +78,16 @@ def plot_against_limit(
     """
     figure, axes = new_figure(9.0, 5.5)
     reached = max((x for marks in points.values() for x, _ in marks), default=1.0)
-    end = min(max(limit.costs), max(2.0, 1.15 * reached))
+    end = min(max(limit.costs), max(1.2, 1.1 * reached))
     steps = np.linspace(1.0, end, 200)
     axes.plot(
         steps, [limit.at(float(x)) for x in steps], color="0.3", linestyle="--",
         label="machine's limit",
     )  # fmt: skip
-    for number, (method, marks) in enumerate(points.items()):
+    styles = _styles(points)
+    for method, marks in points.items():
         across, up = zip(*marks, strict=True)
-        axes.plot(across, up, linestyle="", label=method, **_style(number))
+        axes.plot(across, up, linestyle="", label=method, **styles[method])
     axes.axhline(1.0, color="0.3", linewidth=1.0)
     axes.set_xlim(0.95, end)
     axes.set_ylim(bottom=0.0)
@@ -85,11 +97,15 @@ def plot_against_limit(
     return _save(figure, axes, stem)
 
 
-def _style(number: int) -> dict[str, Any]:
+def _styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
+    names = [*KNOWN, *(method for method in methods if method not in KNOWN)]
     return {
-        "color": COLOURS[number % len(COLOURS)],
-        "marker": MARKERS[number % len(MARKERS)],
-        "markersize": 6,
+        name: {
+            "color": COLOURS[number % len(COLOURS)],
+            "marker": MARKERS[number % len(MARKERS)],
+            "markersize": 6,
+        }
+        for number, name in enumerate(names)
     }
 
 

@@ -66,6 +66,8 @@ def bench(
 
     if plot_file is not None:
         check_plot(plot_file)
+    for file in (csv_file, json_file):
+        _check(file)
     path = named_model(model)
     found = Measurement(read_prompts(prompts, path))
     stopped, status = False, StatusLine()
@@ -83,6 +85,14 @@ def bench(
         _write(plot_file, lambda path: report.write_plot(path, found))
     if stopped:
         raise KeyboardInterrupt
+
+
+def _check(path: Path | None) -> None:
+    """Raises SSSDError where a file cannot be written, before anything is measured."""
+    from sssd_local.errors import SSSDError
+
+    if path is not None and not path.parent.is_dir():
+        raise SSSDError(f"{path} cannot be written: there is no folder {path.parent}")
 
 
 def _write_json(path: Path, found: Measurement) -> None:

@@ -20,6 +20,8 @@ OFF, AUTO = "off", "auto"
 PROMPTS, TINY_PROMPTS = "bench_prompts.json", "tiny_prompts.json"
 # A difference below this is not told from the noise of a machine.
 NOTICEABLE = 0.03
+# So little plain decoding is over before a machine has settled on a speed.
+LEAST_MS = 200.0
 LIMIT_CONTEXT_TOKENS = 256
 
 
@@ -158,6 +160,12 @@ class Measurement:
             return f"Both ways are plain decoding here: {self.note}."
         if not self.compared:
             return "Nothing was compared."
+        plain_ms = sum(run.ms for run in self.runs if run.speculation == OFF)
+        if plain_ms < LEAST_MS:
+            return (
+                f"Too little was decoded to tell ({plain_ms:.0f} ms in all): give more --tokens, "
+                "--repeats or --prompts."
+            )
         total = self.speedup(self.compared)
         if total > 1 + NOTICEABLE:
             return f"Speculation makes this model {total:.2f} times as fast on these prompts."

@@ -43,7 +43,7 @@ def test_all_is_told_and_written(
         "prompts", "---", "copying", "prose", "**all**",
     ]  # fmt: skip
     assert lines[5] == ""
-    assert lines[6].startswith("Speculation ")
+    assert lines[6].startswith("Too little was decoded to tell (")
     assert "Answers with and without speculation are the same for 2 of 2." in lines
     data = json.loads(files[0].read_text("utf-8"))
     assert list(data["per_kind"]) == ["copying", "prose"]

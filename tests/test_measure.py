@@ -145,14 +145,21 @@ def test_table() -> None:
 @pytest.mark.parametrize(
     ("ms", "verdict"),
     [
-        (50.0, "Speculation makes this model 2.00 times as fast on these prompts."),
-        (98.0, "Speculation does not help on these prompts (1.02 times plain decoding"),
-        (125.0, "Speculation made this model slower here (0.80 times plain decoding): use"),
+        (500.0, "Speculation makes this model 2.00 times as fast on these prompts."),
+        (980.0, "Speculation does not help on these prompts (1.02 times plain decoding"),
+        (1250.0, "Speculation made this model slower here (0.80 times plain decoding): use"),
     ],
 )
 def test_verdicts(ms: float, verdict: str) -> None:
-    found = Measurement(PROMPTS, [run(0, OFF, 100.0), run(0, AUTO, ms)])
+    found = Measurement(PROMPTS, [run(0, OFF, 1000.0), run(0, AUTO, ms)])
     assert found.verdict().startswith(verdict)
+
+
+def test_some_milliseconds_give_no_verdict() -> None:
+    found = Measurement(PROMPTS, [run(0, OFF, 199.0), run(0, AUTO, 400.0)])
+    assert found.verdict().startswith("Too little was decoded to tell (199 ms in all): give more")
+    found.runs += [run(0, OFF, 1.0, number=1), run(0, AUTO, 1.0, number=1)]
+    assert found.verdict().startswith("Speculation made this model slower")
 
 
 def test_everything_is_told() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.limit import Limit
-from bench.plots import COLOURS, MARKERS, can_plot, plot_against_limit, plot_by_task
+from bench.plots import COLOURS, KNOWN, MARKERS, _styles, can_plot, plot_against_limit, plot_by_task
 
 pytest.importorskip("matplotlib")
 
@@ -52,3 +52,11 @@ def test_every_method_has_a_look_of_its_own() -> None:
     assert can_plot()
     looks = {(n % len(COLOURS), n % len(MARKERS)) for n in range(len(COLOURS) * len(MARKERS))}
     assert len(looks) == len(COLOURS) * len(MARKERS)
+
+
+def test_a_method_looks_the_same_in_all_plots() -> None:
+    some, all_of_them = _styles(["sssd", "fixed-4"]), _styles([*KNOWN, "fixed-4"])
+    assert some["sssd"] == all_of_them["sssd"]
+    looks = {(style["color"], style["marker"]) for style in all_of_them.values()}
+    assert len(looks) == len(KNOWN) + 1
+    assert {style["color"] for name, style in all_of_them.items() if name in KNOWN} == set(COLOURS)
