@@ -106,7 +106,19 @@ def forget(
         num_turns = memory_forget.forget_chat(root, chat)
     else:
         num_turns = memory_forget.forget_damaged(root)
-    print_lines([f"{num_turns} turn{'' if num_turns == 1 else 's'} forgotten"])
+    lines = [f"{num_turns} turn{'' if num_turns == 1 else 's'} forgotten"]
+    if num_turns:
+        lines += _kept_elsewhere()
+    print_lines(lines)
+
+
+def _kept_elsewhere() -> Iterator[str]:
+    """What may still say it, as it is no part of memory."""
+    from sssd_local.chat.kept import history_path, last_chat_path
+
+    for what, path in (("the last chat", last_chat_path()), ("what was typed", history_path())):
+        if path.exists():
+            yield printable(f"{what} is kept apart: {path}; --all deletes that too")
 
 
 def _forget_everything(root: Path) -> None:

@@ -125,6 +125,16 @@ def test_forgetting_less_leaves_what_a_chat_keeps_elsewhere(home: Path, words: l
     assert (home / "app" / "history").read_text() == PROMPT
 
 
+def test_forgetting_a_chat_tells_what_may_still_say_it(chats: Path, home: Path) -> None:
+    path = home / "app" / "history"
+    path.write_text(PROMPT)
+    assert run("forget", "--last").stdout.splitlines() == [
+        "1 turn forgotten",
+        f"what was typed is kept apart: {path}; --all deletes that too",
+    ]
+    assert run("forget", "--chat", "nobody").stdout == "0 turns forgotten\n"
+
+
 def test_a_busy_memory_does_not_save_what_was_typed(
     chats: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

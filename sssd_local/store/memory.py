@@ -28,6 +28,8 @@ from sssd_local.store.segment import join
 
 # Tokens held in RAM for the disk; beyond it the oldest turns go.
 MAX_HELD = 1 << 20
+# At 19 a busy program would keep it from giving Python's lock back, and the chat would wait.
+NICENESS = 5
 # Shorter turns say nothing.
 LEAST_TOKENS = 2
 
@@ -101,8 +103,12 @@ class Memory:
         return self._keep is None and bool(self._held)
 
     def begin(self, prompt: Int32Array) -> None:
-        """Hears of a prompt, int32 [n], before it is answered; a new chat sees those before it."""
-        if self._cutter.chat and not self._cutter.goes_on(prompt):
+        """Hears of a prompt, int32 [n], before it is answered; a new chat sees those before it.
+
+        So does one whose files were joined to others, by any program, or forgotten.
+        """
+        is_new = self._cutter.chat and not self._cutter.goes_on(prompt)
+        if is_new or not self._chats.is_current:
             self._refresh()
 
     def take(self, prompt: Int32Array, answer: Int32Array, stats: Stats) -> None:
@@ -272,7 +278,7 @@ def chosen_memory(*, may_write: bool, may_ask: bool, ignore: Iterable[str] = ())
 
 
 def _step_back() -> None:
-    """Lets this thread have only the time that nobody else wants; Linux counts it by itself."""
+    """Lets this thread come after others; Linux counts it by itself."""
     if sys.platform == "linux":
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -19,7 +19,7 @@ from sssd_local.files import make_folder, overwrite
 from sssd_local.store.datastores import store_problems
 from sssd_local.store.errors import BusyStoreError, DamagedStoreError
 from sssd_local.store.lock import WriterLock
-from sssd_local.store.manifest import NAME, Manifest, read_manifest, write_manifest
+from sssd_local.store.manifest import NAME, Manifest, read_manifest
 from sssd_local.store.memory_turn import Turn, Worth
 from sssd_local.store.segment import SegmentRecord, SourceRecord, damage
 from sssd_local.store.store import (
@@ -50,6 +50,7 @@ class KeptChats:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._files: list[Path] = []
 
     @property
     def exists(self) -> bool:
@@ -64,14 +65,22 @@ class KeptChats:
 
     def segments(self) -> list[Segment]:
         """All kept text, to draft from; nothing where nothing is kept. Raises StoreError."""
+        self._files = []
         if not self.exists:
             return []
         with reading(self.folder):
             try:
-                return read_segments(self.folder)[1]
+                manifest, segments = read_segments(self.folder)
             except FileNotFoundError:
                 # Another program forgot everything just now.
                 return []
+        self._files = [self.folder / file.name for part in manifest.segments for file in part.files]
+        return segments
+
+    @property
+    def is_current(self) -> bool:
+        """Whether what `segments` gave last is still there; otherwise it is zeros by now."""
+        return all(path.exists() for path in self._files)
 
     def add(self, fresh: Manifest, turns: Sequence[Turn]) -> None:
         """Keeps turns; `fresh` describes a store that is not there yet. Raises StoreError.
@@ -81,7 +90,7 @@ class KeptChats:
         with writing(self.folder):
             _secure(self.folder)
         fresh = replace(fresh, segment_tokens=SEGMENT_TOKENS)
-        with _hinting(), create_store(self.folder, fresh) as store:
+        with _hinting(), create_store(self.folder, fresh, wipes=True) as store:
             texts = [text for turn in turns for text in turn.texts]
             store.append(texts, [_source(turn) for turn in turns])
             counters = store.manifest.counters
@@ -122,10 +131,7 @@ class KeptChats:
                 days = {d: n for d, n in before.counters.items() if d < day_of(since)}
                 store.manifest = replace(store.manifest, counters=days)
             if store.manifest != before:
-                with writing(self.folder):
-                    write_manifest(self.folder, store.manifest)
-                _overwrite(self.folder, _names(before) - _names(store.manifest))
-                store.sweep()
+                store.commit()
             return number
 
     def forget_all(self) -> None:
@@ -173,7 +179,7 @@ class KeptChats:
 
 @contextmanager
 def _opened(folder: Path) -> Iterator[Store]:
-    with _hinting(), open_store(folder) as store:
+    with _hinting(), open_store(folder, wipes=True) as store:
         yield store
 
 
@@ -284,10 +290,6 @@ def day_of(seconds: float) -> str:
 
 def _is_damaged(folder: Path, part: SegmentRecord) -> bool:
     return any(damage(folder / file.name, file) for file in part.files)
-
-
-def _names(manifest: Manifest) -> set[str]:
-    return {file.name for part in manifest.segments for file in part.files}
 
 
 def _overwrite(folder: Path, names: Iterable[str]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from sssd_local.draft.datastore import OrderArray, Segment, TokenArray
 from sssd_local.draft.tree import Int32Array
-from sssd_local.files import make_folder
+from sssd_local.files import make_folder, overwrite
 from sssd_local.store.errors import DamagedStoreError, StoreError
 from sssd_local.store.lock import NAME as LOCK
 from sssd_local.store.lock import WriterLock
@@ -42,10 +42,14 @@ _LEFTOVER = re.compile(
 class Store:
     """A store open for writing. `manifest` is what it will hold once `commit` is called."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        """Use `create_store` or `open_store`, which hold the lock."""
+    def __init__(self, folder: Path, manifest: Manifest, *, wipes: bool = False) -> None:
+        """Use `create_store` or `open_store`, which hold the lock.
+
+        `wipes` puts zeros into files of no more use, so that nobody reads on in them.
+        """
         self.folder = folder
         self.manifest = manifest
+        self._wipes = wipes
 
     def append(
         self, texts: Sequence[Int32Array | TokenArray], sources: Sequence[SourceRecord]
@@ -109,6 +113,8 @@ class Store:
         named = {file.name for record in self.manifest.segments for file in record.files}
         for path in self.folder.iterdir():
             if _LEFTOVER.fullmatch(path.name) and path.name not in named:
+                if self._wipes:
+                    overwrite(path)
                 # Windows keeps files that a reader has mapped; a later writer finds them again.
                 with suppress(OSError):
                     path.unlink()
@@ -172,10 +178,10 @@ class Store:
 
 
 @contextmanager
-def create_store(folder: Path, manifest: Manifest) -> Iterator[Store]:
+def create_store(folder: Path, manifest: Manifest, *, wipes: bool = False) -> Iterator[Store]:
     """A store, locked: the one that is there, or else a new one with this manifest.
 
-    Nothing is written at once. Raises StoreError.
+    Nothing is written at once. `wipes` as for Store. Raises StoreError.
     """
     with writing(folder):
         make_folder(folder)
@@ -183,17 +189,17 @@ def create_store(folder: Path, manifest: Manifest) -> Iterator[Store]:
         if (folder / NAME).exists():
             with reading(folder):
                 manifest = read_manifest(folder)
-        store = Store(folder, manifest)
+        store = Store(folder, manifest, wipes=wipes)
         store.sweep()
         yield store
 
 
 @contextmanager
-def open_store(folder: Path) -> Iterator[Store]:
-    """An existing store, locked. Raises StoreError."""
+def open_store(folder: Path, *, wipes: bool = False) -> Iterator[Store]:
+    """An existing store, locked. `wipes` as for Store. Raises StoreError."""
     with _locked(folder):
         with reading(folder):
-            store = Store(folder, read_manifest(folder))
+            store = Store(folder, read_manifest(folder), wipes=wipes)
         store.sweep()
         yield store
 

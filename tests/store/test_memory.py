@@ -78,6 +78,26 @@ def test_the_running_chat_is_no_source_and_the_next_one_sees_it(memory: Memory) 
     assert memory.source.candidates([6]).tokens == [7]
 
 
+def test_a_chat_reads_on_where_its_files_were_joined(
+    memory: Memory, model: Path, kept: KeptChats
+) -> None:
+    say(memory, [1, 2, 3], [4, 5])
+    memory.close()
+    later = Memory()
+    source = later.open(model)
+    say(later, [8, 9], [10])
+    later.close()
+    assert len(kept.manifest().segments) == 1
+    assert source.candidates([4, 3]).tokens != [5]
+    later.begin(ids([8, 9, 10, 11]))
+    assert source.candidates([4, 3]).tokens == [5]
+    # Nothing of it is left to draft from once another program has forgotten it.
+    kept.forget_all()
+    assert source.candidates([4, 3]).tokens != [5]
+    later.begin(ids([8, 9, 10, 11]))
+    assert source.candidates([4, 3]).tokens == ()
+
+
 def test_a_later_process_drafts_from_it(memory: Memory, model: Path) -> None:
     say(memory, [1, 2, 3], [4, 5])
     memory.close()

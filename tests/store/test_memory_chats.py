@@ -25,7 +25,6 @@ from sssd_local.store.manifest import Manifest, read_manifest
 from sssd_local.store.memory_chats import KeptChats, day_of, kept_chats, last_chat, patiently
 from sssd_local.store.memory_turn import Turn, Worth
 from sssd_local.store.segment import open_segment
-from sssd_local.store.store import Store
 from tests.store.kills import History, killed_after, moments, run_traced
 from tests.store.memories import FOLDER, FRESH, all_bytes, says, texts, turn
 from tests.store.stores import NUM_VOCAB
@@ -177,6 +176,24 @@ def test_running_chats_lose_what_is_forgotten(kept: KeptChats) -> None:
     assert 13 not in source.continuation(0)
 
 
+def test_files_that_were_joined_to_others_are_zeros_for_those_who_read_them(
+    kept: KeptChats,
+) -> None:
+    kept.add(FRESH, [turn(SECRET, "secret")])
+    source = Datastore(kept.segments(), NUM_VOCAB, kind=TokenSource.MEMORY)
+    assert kept.is_current
+    kept.add(FRESH, [turn([1, 2, 3], "b")])
+    kept.tidy(10**9)
+    assert (len(kept.manifest().segments), kept.is_current) == (1, False)
+    assert not source.candidates([13]).tokens
+    source.read(kept.segments())
+    assert kept.is_current
+    assert source.candidates(SECRET[1::-1]).tokens == [13]
+    kept.forget_all()
+    assert not source.candidates([13]).tokens
+    assert not kept.is_current
+
+
 def test_forgetting_everything_leaves_nothing(kept: KeptChats) -> None:
     kept.add(FRESH, [turn(SECRET)])
     (kept.folder / "000009.tokens.npy").write_bytes(b"left by a killed writer")
@@ -272,8 +289,9 @@ def test_a_reader_starts_over_when_a_writer_forgets_under_it(
     """The manifest of before, and files that are zeros but not deleted yet."""
     kept.add(FRESH, [turn(SECRET, "secret"), *[turn([1, 2, 3], "b")] * num_others])
     manifests = [kept.manifest()]
-    monkeypatch.setattr(Store, "sweep", lambda store: None)
-    kept.forget(lambda source: source.name == "secret")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", lambda path, missing_ok=False: None)
+        kept.forget(lambda source: source.name == "secret")
     with pytest.raises(DamagedStoreError, match="not as long as it was written"):
         open_segment(kept.folder, manifests[0].segments[0], NUM_VOCAB)
 
