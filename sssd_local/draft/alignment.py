@@ -12,21 +12,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from sssd_local.draft.context import ContextIndex
+from sssd_local.draft.rewrites import Rewrite, Rewrites
 
 # Tokens that agree before a passage counts as followed, and before a departure from it counts.
 LEAST_MATCH = 3
 LEAST_RUN = 8
 # A departure of more tokens than this is the end of the copy.
 MAX_DEPARTURE = 24
-MAX_SEGMENT = 8
-# Tokens that must come before what is added or left out, for it to be so again.
-NUM_BEFORE = 2
-MAX_REWRITES = 256
-# Of the same first token the newest so many are kept.
-MAX_ALIKE = 8
-MAX_REWRITTEN = 64
-# What is copied at length is rewritten by what came true so often.
-LEAST_HITS = 2
 # Tokens after a departure while a return to its place is offered that no token announces.
 MAX_BLIND = 1
 # So many tokens after a rewrite began or went on, what follows is said though nothing departed.
@@ -53,22 +45,6 @@ class Return(NamedTuple):
     run: int
 
 
-class Rewrite:
-    """Tokens of the passage, what the answer had for them, and how often it did and did not.
-
-    `before`: the tokens that must come before them, none where a token replaces another.
-    """
-
-    __slots__ = ("before", "hits", "misses", "new", "old")
-
-    def __init__(self, before: list[int], old: list[int], new: list[int], misses: int) -> None:
-        self.before = before
-        self.old = old
-        self.new = new
-        self.hits = 1
-        self.misses = misses
-
-
 class Alignment:
     """The passage one answer follows; positions are those of the context's history."""
 
@@ -91,13 +67,7 @@ class Alignment:
         # The first position that was not followed, -1 for none, and the history's length then.
         self._departed = -1
         self._departed_at = 0
-        # By the first token replaced, and of what was added or left out by the token before.
-        self._replaced: dict[int, list[Rewrite]] = {}
-        self._changed: dict[int, list[Rewrite]] = {}
-        self._num_rewrites = 0
-        # Their keys, as far as a rewrite there came true LEAST_HITS times.
-        self._proven_replaced: set[int] = set()
-        self._proven_changed: set[int] = set()
+        self.rewrites = Rewrites(self._context)
 
     @property
     def is_idle(self) -> bool:
@@ -112,16 +82,6 @@ class Alignment:
     def _has_just_rewritten(self) -> bool:
         """Whether n-grams cannot know yet that a rewrite came true and the passage goes on."""
         return self._position >= 0 and self._context.length - self._rewritten_at <= MAX_FRESH
-
-    @property
-    def has_rewrites(self) -> bool:
-        """Whether anything is known of what is replaced."""
-        return self._num_rewrites > 0
-
-    @property
-    def has_proven(self) -> bool:
-        """Whether anything came true often enough to be replaced in what is copied at length."""
-        return bool(self._proven_replaced or self._proven_changed)
 
     def take(self, token: int, position: int = -1, size: int = 0) -> None:
         """Takes in the next token, before the history does.
@@ -147,12 +107,11 @@ class Alignment:
             self._rest = []
         elif position < self._context.length:
             self._begun_at, self._said = -1, []
-            rewrite = self._rewrite(position)
+            rewrite = self.rewrites.at(position)
             if rewrite is not None and self._takes_up(rewrite, token):
                 return True
             if rewrite is not None:
-                rewrite.misses += 1
-                self._note(rewrite)
+                self.rewrites.count(rewrite, is_hit=False)
             if token == tokens[position]:
                 self._position += 1
                 self._run += 1
@@ -177,8 +136,7 @@ class Alignment:
             after += 1
         else:
             return False
-        rewrite.hits += 1
-        self._note(rewrite)
+        self.rewrites.count(rewrite, is_hit=True)
         self._rewritten_at = self._context.length
         self._begun_at, self._said = self._position, [token]
         self._position = after
@@ -200,7 +158,8 @@ class Alignment:
         # A rewrite that began and went on otherwise is part of what was replaced.
         begin = self._departed if self._begun_at < 0 else self._begun_at
         written_for = tokens[self._departed_at : length - 1].tolist()
-        self._learn(begin, tokens[begin:place].tolist(), self._said + written_for)
+        answer = self._context.history()[self._begin : self._departed_at]
+        self.rewrites.learn(begin, tokens[begin:place].tolist(), self._said + written_for, answer)
         self._begun_at, self._said = -1, []
         self._position, self._run, self._departed = place + 2, LEAST_RUN, -1
         return True
@@ -220,132 +179,11 @@ class Alignment:
         ]
         return min(places, key=lambda place: abs(place - usual), default=-1)
 
-    def _learn(self, begin: int, old: list[int], new: list[int]) -> None:
-        """Keeps that the answer has `new` for the tokens `old` at a position."""
-        while old and new and old[0] == new[0]:
-            begin, old, new = begin + 1, old[1:], new[1:]
-        if not (old or new) or max(len(old), len(new)) > MAX_SEGMENT:
-            return
-        if old and new:
-            before, known = [], self._replaced.setdefault(old[0], [])
-        else:
-            before = self._context.tokens[max(0, begin - NUM_BEFORE) : begin].tolist()
-            known = self._changed.setdefault(before[-1], [])
-        rewrite = Rewrite(before, old, new, 0)
-        for index, other in enumerate(known):
-            if (other.before, other.old, other.new) == (before, old, new):
-                rewrite = known.pop(index)
-                rewrite.hits += 1
-                break
-        else:
-            # What comes before is in the answer right here, too.
-            rewrite.misses = max(0, self._num_kept(before + old) - (not old))
-            self._num_rewrites += 1
-        known.append(rewrite)
-        if len(known) > MAX_ALIKE:
-            del known[0]
-            self._num_rewrites -= 1
-        self._note(rewrite)
-        if self._num_rewrites > MAX_REWRITES:
-            self._drop()
-
-    def _note(self, rewrite: Rewrite) -> None:
-        """Keeps track of the keys with a rewrite that came true often enough."""
-        if rewrite.old and rewrite.new:
-            key, known, proven = rewrite.old[0], self._replaced, self._proven_replaced
-        else:
-            key, known, proven = rewrite.before[-1], self._changed, self._proven_changed
-        if any(LEAST_HITS <= other.hits > other.misses for other in known.get(key, ())):
-            proven.add(key)
-        else:
-            proven.discard(key)
-
-    def _drop(self) -> None:
-        """Makes room: what came true once is forgotten, or everything where that is little."""
-        for table in (self._replaced, self._changed):
-            for key, known in list(table.items()):
-                table[key] = [rewrite for rewrite in known if rewrite.hits >= LEAST_HITS]
-                if not table[key]:
-                    del table[key]
-        kept = [*self._replaced.values(), *self._changed.values()]
-        self._num_rewrites = sum(map(len, kept))
-        if 2 * self._num_rewrites > MAX_REWRITES:
-            self._replaced.clear()
-            self._changed.clear()
-            self._proven_replaced.clear()
-            self._proven_changed.clear()
-            self._num_rewrites = 0
-
-    def _num_kept(self, tokens: list[int]) -> int:
-        """How often the answer has these tokens as they were."""
-        answer = self._context.history()[self._begin : self._departed_at]
-        if len(answer) < len(tokens):
-            return 0
-        found = answer[: len(answer) - len(tokens) + 1] == tokens[0]
-        for offset, token in enumerate(tokens[1:], start=1):
-            found &= answer[offset : len(answer) - len(tokens) + 1 + offset] == token
-        return int(found.sum())
-
-    def _rewrite(self, position: int) -> Rewrite | None:
-        """What is known to stand for the tokens at a position; the longest, then the newest."""
-        tokens, best = self._context.tokens, None
-        known = self._replaced.get(tokens[position], ())
-        if self._changed and position:
-            known = [*known, *self._changed.get(tokens[position - 1], ())]
-        for rewrite in known:
-            first, end = position - len(rewrite.before), position + len(rewrite.old)
-            if best is not None and len(rewrite.old) < len(best.old):
-                continue
-            if rewrite.hits <= rewrite.misses or first < 0 or end >= self._context.length:
-                continue
-            if tokens[first:end].tolist() == rewrite.before + rewrite.old:
-                best = rewrite
-        return best
-
-    def rewritten(self, position: int) -> list[int]:
-        """How the text at a position would go on, rewritten where that came true before.
-
-        MAX_REWRITTEN tokens or a little more.
-        """
-        replaced, changed = self._proven_replaced, self._proven_changed
-        first, end = max(0, position - 1), min(self._context.length, position + MAX_REWRITTEN)
-        text: list[int] = self._context.tokens[first:end].tolist()
-        index = position - first
-        if replaced.isdisjoint(text) and changed.isdisjoint(text):
-            return text[index:]
-        found: list[int] = []
-        while index < len(text):
-            token = text[index]
-            if token in replaced or (changed and index and text[index - 1] in changed):
-                known = self._rewrite(first + index)
-                if known is not None and known.hits >= LEAST_HITS:
-                    found += known.new
-                    index += len(known.old)
-                    if known.old:
-                        continue
-            found.append(token)
-            index += 1
-        return found
-
-    def replaced(self, position: int) -> tuple[Rewrite, list[int]] | None:
-        """The rewrite of the text at a position and how it would go on, where that differs."""
-        if not self._num_rewrites or position >= self._context.length:
-            return None
-        known = self._rewrite(position)
-        if known is None:
-            return None
-        here, after = self._context.tokens[position], position + len(known.old)
-        if not known.old:
-            going_on = [*known.new, here, *self.rewritten(position + 1)]
-        else:
-            going_on = known.new + self.rewritten(after)
-        return (known, going_on) if going_on and going_on[0] != here else None
-
     def returns(self) -> Iterator[Return]:
         """Where the answer may follow its passage again, the likeliest first."""
         if self._departed < 0:
             if self._has_just_rewritten() and self._position < self._context.length:
-                going_on = self._rest + self.rewritten(self._position)
+                going_on = self._rest + self.rewrites.rewritten(self._position)
                 yield Return(AFTER, going_on, self._position, 1, False, self._run)
             return
         tokens, length = self._context.tokens, self._context.length
@@ -357,5 +195,5 @@ class Alignment:
         for kind, place in places:
             if place < self._departed_at:
                 # Not what was known to stand there: the answer has just written something else.
-                going_on = [tokens[place], *self.rewritten(place + 1)]
+                going_on = [tokens[place], *self.rewrites.rewritten(place + 1)]
                 yield Return(kind, going_on, place, written, seen >= 0, self._run)

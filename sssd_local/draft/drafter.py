@@ -209,8 +209,8 @@ class Drafter:
             result.add(recycled.kind, recycled.named(recent), recent[0], None)
         # Last, as what they copy on has no match length of its own.
         alignment = self.alignment
-        if alignment.has_rewrites:
-            result.add_rewrite(alignment, self.context.tokens, recent[0])
+        if alignment.rewrites:
+            result.add_rewrite(alignment.rewrites, self.context.tokens, recent[0])
         if not ahead and alignment.expects_return:
             result.add_returns(alignment, self.context.origins, recent[0])
         result.probs = self.calibration.probabilities(result.cells)

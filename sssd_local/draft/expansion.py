@@ -19,6 +19,7 @@ from sssd_local.draft.cells import (
     rewrite_cells,
 )
 from sssd_local.draft.context import MAX_MATCH, ContextIndex
+from sssd_local.draft.rewrites import Rewrites
 from sssd_local.draft.source import Named, Source
 from sssd_local.draft.tree import TokenSource
 
@@ -109,11 +110,11 @@ class Expansion:
             cells = return_cells(found, last_token, token)
             self._append(token, cells, origins[found.position], found.tokens)
 
-    def add_rewrite(self, alignment: Alignment, context: Text, last_token: int) -> None:
+    def add_rewrite(self, rewrites: Rewrites, context: Text, last_token: int) -> None:
         """Joins what stands for the best candidate, one of the context, if that is replaced."""
         if not self.texts or self.texts[0] is not context:
             return
-        found = alignment.replaced(self.positions[0])
+        found = rewrites.replaced(self.positions[0])
         if found is None:
             return
         rewrite, tokens = found

@@ -190,9 +190,9 @@ class Growth:
         end = len(self._drafter.context) if text is self._context else len(text)
         if position >= end or text[position] < 0:
             return None, -1
-        alignment = self._drafter.alignment
-        if text is self._context and alignment.has_proven:
-            text, position = alignment.rewritten(position), 0
+        rewrites = self._drafter.alignment.rewrites
+        if text is self._context and rewrites.has_proven:
+            text, position = rewrites.rewritten(position), 0
             return (text, 0) if text else (None, -1)
         return text, position
 

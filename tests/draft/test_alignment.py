@@ -11,15 +11,12 @@ from sssd_local.draft.alignment import (
     BEFORE,
     IN_PLACE,
     LEAST_MATCH,
-    MAX_ALIKE,
     MAX_BLIND,
     MAX_DEPARTURE,
-    MAX_REWRITES,
-    MAX_REWRITTEN,
-    MAX_SEGMENT,
     Alignment,
 )
 from sssd_local.draft.context import ContextIndex
+from sssd_local.draft.rewrites import MAX_ALIKE, MAX_REWRITES, MAX_REWRITTEN, MAX_SEGMENT
 from sssd_local.draft.tree import TokenSource
 
 PASSAGE = list(range(100, 140))
@@ -50,7 +47,7 @@ def test_nothing_is_expected_of_a_text_that_follows_nothing() -> None:
     answer.write([7, 8, 9], (3, LEAST_MATCH - 1))
     assert answer.alignment.is_idle
     assert answer.returns() == []
-    assert not answer.alignment.has_rewrites
+    assert not answer.alignment.rewrites
 
 
 def test_a_departure_is_expected_to_return_in_place_or_before_it() -> None:
@@ -82,18 +79,18 @@ def test_what_was_replaced_is_replaced_again(new: list[int], kept_from: int) -> 
     answer = Answer(passage, 10)
     answer.write([*new, *PASSAGE[kept_from : kept_from + 2]])
     assert not answer.alignment.expects_return
-    assert answer.alignment.has_rewrites
-    found = answer.alignment.replaced(21)
+    assert answer.alignment.rewrites
+    found = answer.alignment.rewrites.replaced(21)
     assert found is not None
     rewrite, going_on = found
     assert (rewrite.old, rewrite.new, rewrite.hits, rewrite.misses) == (old, new, 1, 0)
     assert going_on[: len(new) + 3] == [*new, 130, 131, 132]
     # Once is too little for what is copied at length.
-    assert answer.alignment.rewritten(20)[: len(second)] == second
+    assert answer.alignment.rewrites.rewritten(20)[: len(second)] == second
     answer.write([*PASSAGE[kept_from + 2 : 20], 120, *new, 130])
     assert (rewrite.hits, rewrite.misses) == (2, 0)
     third = 20 + len(second)
-    assert answer.alignment.rewritten(third)[: len(new) + 3] == [121, *new, 133, 134]
+    assert answer.alignment.rewrites.rewritten(third)[: len(new) + 3] == [121, *new, 133, 134]
     answer.write([131, 132, 121, *new, 133, 134])
     assert (rewrite.hits, rewrite.misses) == (3, 0)
     assert not answer.alignment.expects_return
@@ -119,36 +116,36 @@ def test_what_was_added_is_added_after_the_same_two_tokens_only() -> None:
     passage = [*PASSAGE[:20], 108, 109, 130, 131, 109, 132, 108, 109, 133]
     answer = Answer(passage, 10)
     answer.write([7, 8, 110, 111])
-    found = answer.alignment.replaced(22)
+    found = answer.alignment.rewrites.replaced(22)
     assert found is not None
     assert found[1][:4] == [7, 8, 130, 131]
-    assert answer.alignment.replaced(25) is None
+    assert answer.alignment.rewrites.replaced(25) is None
     answer.write([*PASSAGE[12:20], 108, 109, 7, 8, 130, 131])
     assert (found[0].old, found[0].new) == ([], [7, 8])
     assert (found[0].hits, found[0].misses) == (2, 0)
-    assert answer.alignment.rewritten(24)[:7] == [109, 132, 108, 109, 7, 8, 133]
+    assert answer.alignment.rewrites.rewritten(24)[:7] == [109, 132, 108, 109, 7, 8, 133]
 
 
 def test_what_was_left_out_is_left_out_after_the_same_two_tokens_only() -> None:
     passage = [*PASSAGE[:20], 108, 109, 110, 131, 110, 132, 108, 109, 110, 133]
     answer = Answer(passage, 10)
     answer.write([111, 112])
-    found = answer.alignment.replaced(22)
+    found = answer.alignment.rewrites.replaced(22)
     assert found is not None
     assert found[1][:3] == [131, 110, 132]
     answer.write([*PASSAGE[13:20], 108, 109, 131])
     assert (found[0].old, found[0].new) == ([110], [])
     assert (found[0].hits, found[0].misses) == (2, 0)
-    assert answer.alignment.rewritten(24)[:5] == [110, 132, 108, 109, 133]
+    assert answer.alignment.rewrites.rewritten(24)[:5] == [110, 132, 108, 109, 133]
 
 
 def test_a_rewrite_that_does_not_hold_is_given_up() -> None:
     passage = [*PASSAGE[:14], 110, 120, 121, 110, 122, 123, 110, 124]
     answer = Answer(passage, 10)
     answer.write([7, 111, 112])
-    assert answer.alignment.replaced(14) is not None
+    assert answer.alignment.rewrites.replaced(14) is not None
     answer.write([113, 110])
-    assert answer.alignment.replaced(17) is None
+    assert answer.alignment.rewrites.replaced(17) is None
     assert not answer.alignment.expects_return
 
 
@@ -156,18 +153,18 @@ def test_what_the_answer_kept_before_is_not_replaced_after() -> None:
     passage = [110, *PASSAGE[:30], 110, 120]
     answer = Answer(passage, 11)
     answer.write([7, 111, 112])
-    assert answer.alignment.has_rewrites
-    assert answer.alignment.replaced(31) is None
+    assert answer.alignment.rewrites
+    assert answer.alignment.rewrites.replaced(31) is None
 
 
 def test_the_longest_replaced_stretch_wins() -> None:
     passage = [*PASSAGE[:30], 110, 111, 140, 110, 112, 141]
     answer = Answer(passage, 10)
     answer.write([7, 8, 112, 113, *PASSAGE[14:20]])
-    found = answer.alignment.replaced(30)
+    found = answer.alignment.rewrites.replaced(30)
     assert found is not None
     assert found[1][:3] == [7, 8, 140]
-    assert answer.alignment.replaced(33) is None
+    assert answer.alignment.rewrites.replaced(33) is None
 
 
 def test_a_return_that_nothing_announces_is_not_expected_for_long() -> None:
@@ -193,7 +190,7 @@ def test_long_stretches_are_no_rewrites() -> None:
     answer.write([*([7] * (MAX_SEGMENT + 1)), 111, 112])
     assert answer.returns() == []
     assert not answer.alignment.is_idle
-    assert not answer.alignment.has_rewrites
+    assert not answer.alignment.rewrites
 
 
 def test_another_passage_is_followed_where_one_matches() -> None:
@@ -212,14 +209,14 @@ def test_rewrites_are_bounded_and_forgotten_with_the_answer() -> None:
     answer.write([*line[:-1], 9008], (1, 8))
     for name in names[1:-1]:
         answer.write([20_000 + name, *line])
-        assert answer.alignment._num_rewrites <= MAX_REWRITES
+        assert len(answer.alignment.rewrites) <= MAX_REWRITES
     # Those that came true once made room for others; this one came true twice.
-    found = answer.alignment.replaced(len(passage) - 10)
+    found = answer.alignment.rewrites.replaced(len(passage) - 10)
     assert found is not None
     assert (found[0].old, found[0].new) == ([5], [20_005])
     answer.alignment.reset()
     assert answer.alignment.is_idle
-    assert not answer.alignment.has_rewrites
+    assert not answer.alignment.rewrites
 
 
 def test_of_what_begins_alike_the_newest_are_kept() -> None:
@@ -228,7 +225,7 @@ def test_of_what_begins_alike_the_newest_are_kept() -> None:
     answer = Answer(passage, 10)
     for number in range(MAX_ALIKE + 3):
         answer.write([20_000 + number, *line])
-    (known,) = answer.alignment._replaced.values()
+    (known,) = answer.alignment.rewrites._replaced.values()
     assert [rewrite.new for rewrite in known] == [
         [20_000 + number] for number in range(3, MAX_ALIKE + 3)
     ]
@@ -241,23 +238,23 @@ def test_a_rewrite_that_goes_on_otherwise_is_learned_as_it_is() -> None:
     answer = Answer(passage, 10)
     answer.write([7, 8, 111, 112, *PASSAGE[13:20]])
     answer.write([7, 9, 130, 131])
-    found = {tuple(rewrite.new) for rewrite in answer.alignment._replaced[110]}
+    found = {tuple(rewrite.new) for rewrite in answer.alignment.rewrites._replaced[110]}
     assert found == {(7, 8), (7, 9)}
-    assert answer.alignment._changed == {}
-    newest = answer.alignment.replaced(23)
+    assert answer.alignment.rewrites._changed == {}
+    newest = answer.alignment.rewrites.replaced(23)
     assert newest is not None
     assert newest[1][:3] == [7, 9, 132]
     # And one that is shorter than it was.
     answer.write([7, 132, 133])
-    assert answer.alignment._replaced[110][-1].new == [7]
-    assert answer.alignment._changed == {}
+    assert answer.alignment.rewrites._replaced[110][-1].new == [7]
+    assert answer.alignment.rewrites._changed == {}
 
 
 def test_an_addition_that_came_true_is_offered_once() -> None:
     passage = [*PASSAGE[:20], 108, 109, 130, 131, 132, 108, 109, 133, 134]
     answer = Answer(passage, 10)
     answer.write([7, 8, *PASSAGE[10:20], 108, 109, 7, 8, 130, 131])
-    found = answer.alignment.replaced(27)
+    found = answer.alignment.rewrites.replaced(27)
     assert found is not None
     assert found[0].hits == 2
     assert found[1][:4] == [7, 8, 133, 134]
@@ -270,7 +267,7 @@ def test_additions_where_the_answer_begins_have_no_misses() -> None:
     for token, place in ((110, (10, 10)), (7, (-1, 0)), (111, (-1, 0)), (112, (-1, 0))):
         alignment.take(token, *place)
         context.append(token, TokenSource.OUTPUT)
-    ((rewrite,),) = alignment._changed.values()
+    ((rewrite,),) = alignment.rewrites._changed.values()
     assert (rewrite.before, rewrite.old, rewrite.new) == ([109, 110], [], [7])
     assert rewrite.misses == 0
 
@@ -291,10 +288,10 @@ def test_any_text_can_be_taken_in(passage: list[int], answer: list[int], places:
             assert 0 < len(found.tokens) <= MAX_REWRITTEN * (1 + MAX_SEGMENT)
             assert 0 <= found.position < written.context.length
             assert set(found.tokens) <= history
-        alignment = written.alignment
+        rewrites = written.alignment.rewrites
         for table, proven in (
-            (alignment._replaced, alignment._proven_replaced),
-            (alignment._changed, alignment._proven_changed),
+            (rewrites._replaced, rewrites._proven_replaced),
+            (rewrites._changed, rewrites._proven_changed),
         ):
             counted = {
                 key
@@ -303,8 +300,8 @@ def test_any_text_can_be_taken_in(passage: list[int], answer: list[int], places:
             }
             assert proven == counted
         for position in range(0, written.context.length, 7):
-            assert set(written.alignment.rewritten(position)) <= history
-            replaced = written.alignment.replaced(position)
+            assert set(written.alignment.rewrites.rewritten(position)) <= history
+            replaced = written.alignment.rewrites.replaced(position)
             if replaced is not None:
                 assert replaced[1][0] != written.context.tokens[position]
 
@@ -314,4 +311,4 @@ def test_rewriting_ends_though_something_is_added_everywhere() -> None:
     answer = Answer(passage, 10)
     for _ in range(6):
         answer.write([4, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1])
-    assert len(answer.alignment.rewritten(20)) <= MAX_REWRITTEN * (1 + MAX_SEGMENT)
+    assert len(answer.alignment.rewrites.rewritten(20)) <= MAX_REWRITTEN * (1 + MAX_SEGMENT)

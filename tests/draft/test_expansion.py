@@ -122,7 +122,7 @@ def test_what_is_replaced_is_a_candidate_beside_what_replaces_it() -> None:
     context, alignment = departed(7, 31, 32, *range(33, 40))
     found = expand_context(context, context.recent(), 0, 24)
     assert found.tokens[0] == 30
-    found.add_rewrite(alignment, context.tokens, 39)
+    found.add_rewrite(alignment.rewrites, context.tokens, 39)
     assert found.tokens == [30, 7]
     assert added(found, 0) == ["replaced"]
     assert [table_of(cell) for cell in found.cells[1]] == [
@@ -131,7 +131,7 @@ def test_what_is_replaced_is_a_candidate_beside_what_replaces_it() -> None:
     assert isinstance(found.texts[1], list)
     assert found.texts[1][:4] == [7, 31, 90, 91]
     again = len(found.cells[1])
-    found.add_rewrite(alignment, context.tokens, 39)
+    found.add_rewrite(alignment.rewrites, context.tokens, 39)
     assert found.tokens == [30, 7]
     assert [table_of(cell) for cell in found.cells[1][again:]] == ["rewrite", "rewrite_match"]
 
@@ -142,7 +142,7 @@ def test_only_what_the_context_names_is_replaced() -> None:
     other = Expansion([5], [(0,)], [EARLIER], [[5, 6]], [0], [3])
     for found in (nothing, other):
         before = list(found.tokens)
-        found.add_rewrite(alignment, departed()[0].tokens, 32)
+        found.add_rewrite(alignment.rewrites, departed()[0].tokens, 32)
         assert found.tokens == before
 
 
@@ -150,6 +150,6 @@ def test_a_long_match_is_copied_on_from_though_a_rewrite_names_it() -> None:
     context, alignment = departed(7, 31, 32, *range(33, 40))
     found = expand_context(context, context.recent(), 0, 24)
     found.add(EARLIER, [Named(7, 12, 1, 0, 4)], 39, [0] * 9)
-    found.add_rewrite(alignment, context.tokens, 39)
+    found.add_rewrite(alignment.rewrites, context.tokens, 39)
     assert found.tokens == [30, 7]
     assert (found.sizes[1], found.positions[1]) == (12, 5)
