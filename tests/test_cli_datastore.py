@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from sssd_local.cli_datastore import datastore
 from sssd_local.store.datastores import datastore_folder, datastore_names, find_datastore
 from sssd_local.store.ingest import Report
 from sssd_local.store.manifest import DEFAULT_SEGMENT_TOKENS
+from tests.help import lines_of_help
 
 TinyModel = Callable[..., Path]
 
@@ -248,15 +247,7 @@ def test_every_command_has_a_help_text() -> None:
 
 
 def test_help_imports_neither_numpy_nor_llama_cpp() -> None:
-    code = (
-        "import sys; from sssd_local.cli import main;"
-        "main(['datastore', 'build', '--help'], standalone_mode=False);"
-        "print(sorted({'numpy', 'llama_cpp', 'pydivsufsort'} & set(sys.modules)))"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    lines = result.stdout.splitlines()
+    lines = lines_of_help("datastore", "build", heavy={"numpy", "llama_cpp", "pydivsufsort"})
     assert "datastore build [OPTIONS]" in lines[0]
     assert lines[-1] == "[]"
 

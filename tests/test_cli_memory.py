@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +16,7 @@ from sssd_local.llm import LLM
 from sssd_local.store.lock import WriterLock
 from sssd_local.store.memory_chats import kept_chats
 from sssd_local.store.memory_choice import Choice, memory_folder, read_choice
+from tests.help import lines_of_help
 from tests.store.memories import all_bytes, texts
 
 TinyModel = Callable[..., Path]
@@ -226,14 +225,6 @@ def test_every_command_has_a_help_text() -> None:
 
 
 def test_help_imports_neither_numpy_nor_llama_cpp() -> None:
-    code = (
-        "import sys; from sssd_local.cli import main;"
-        "main(['memory', 'forget', '--help'], standalone_mode=False);"
-        "print(sorted({'numpy', 'llama_cpp'} & set(sys.modules)))"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    lines = result.stdout.splitlines()
+    lines = lines_of_help("memory", "forget", heavy={"numpy", "llama_cpp"})
     assert "memory forget [OPTIONS]" in lines[0]
     assert lines[-1] == "[]"

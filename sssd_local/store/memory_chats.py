@@ -139,7 +139,9 @@ class KeptChats:
         with writing(self.folder):
             with WriterLock(self.folder):
                 (self.folder / NAME).unlink(missing_ok=True)
-                _overwrite(self.folder, {path.name for path in self.folder.glob("*.*")})
+                for path in self.folder.glob("*.*"):
+                    # What cannot be overwritten is still deleted.
+                    overwrite(path)
                 delete_store(self.folder)
             if os.name == "nt":
                 # Which deletes no file that is open, as the lock was until now.
@@ -290,12 +292,6 @@ def day_of(seconds: float) -> str:
 
 def _is_damaged(folder: Path, part: SegmentRecord) -> bool:
     return any(damage(folder / file.name, file) for file in part.files)
-
-
-def _overwrite(folder: Path, names: Iterable[str]) -> None:
-    for name in names:
-        # What cannot be overwritten is still deleted.
-        overwrite(folder / name)
 
 
 def _open_to_others(paths: Iterable[Path]) -> list[str]:
