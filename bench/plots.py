@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bench.limit import Limit
+from bench.methods import METHODS
 from sssd_local.plot import new_figure
 
 KINDS = ("png", "svg")
@@ -23,12 +24,7 @@ COLOURS = (
     "#000000", "#8c564b", "#7f7f7f", "#bcbd22", "#6a3d9a", "#b2182b", "#1b7837",
 )  # fmt: skip
 # Each method looks the same in all plots; these first, others after them.
-KNOWN = (
-    "plain", "sssd", "llama-cpp-python", "llama-server", "llama-server-ngram-mod", "sssd-8",
-    "sssd-32", "llama-cpp-python-lookup", "llama-cpp-python-lookup-2",
-    "llama-server-ngram-simple", "llama-server-ngram-cache", "llama-server-ngram-map-k",
-    "llama-server-ngram-map-k4v",
-)  # fmt: skip
+KNOWN = (*METHODS, "sssd-8", "sssd-32")
 # Where no mark is further left than this, the axis begins there.
 NEAR_ONE = 0.7
 
